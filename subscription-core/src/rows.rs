@@ -1,0 +1,290 @@
+//! What the admit engine makes of a batch of records: the rows of Bronze and Silver.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::Units;
+use crate::record::{RecordBatch, Text};
+use crate::time::Timestamp;
+
+/// The HTTP methods an event may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum HttpMethod {
+    Connect,
+    Delete,
+    Get,
+    Head,
+    Options,
+    Patch,
+    Post,
+    Put,
+    Trace,
+}
+
+impl HttpMethod {
+    /// Every method, in the order of their names.
+    pub const ALL: [Self; 9] = [
+        Self::Connect,
+        Self::Delete,
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Patch,
+        Self::Post,
+        Self::Put,
+        Self::Trace,
+    ];
+
+    /// The method's name, in capitals.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Patch => "PATCH",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Trace => "TRACE",
+        }
+    }
+
+    /// The method of that name, in capitals; `None` for any other.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == name)
+    }
+}
+
+/// Accepted events of one partition in offset order, with all that Silver holds of them.
+///
+/// Rows are small and point into the bytes of the batch; cloning copies no text.
+#[derive(Debug, Clone, Default)]
+pub struct EventBatch {
+    /// The payloads that most texts point into, and behind them, as if appended, the texts that had to be built
+    /// (strings with escapes).
+    pub(crate) base: Bytes,
+    pub(crate) extra: Bytes,
+    pub(crate) rows: Vec<EventRow>,
+    pub(crate) labels: Vec<(Text, Text)>,
+}
+
+/// One accepted event. Texts are read with [`EventBatch::text`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct EventRow {
+    pub offset: u64,
+    /// The record timestamp, which is the ingestion time.
+    pub ingestion_timestamp: Timestamp,
+    pub event_timestamp: Timestamp,
+    pub is_late: bool,
+    pub event_id: Uuid,
+    pub schema_version: Option<Text>,
+    pub tenant_id: Text,
+    pub api_key_id: Text,
+    pub user_id: Option<Text>,
+    pub endpoint: Text,
+    pub http_method: HttpMethod,
+    pub api_version: Option<Text>,
+    pub response_status_code: u16,
+    pub response_time_ms: f64,
+    pub subscription_plan: Text,
+    pub risk_score: Option<f64>,
+    pub velocity_last_1min: Option<i64>,
+    pub velocity_last_5min: Option<i64>,
+    pub velocity_last_1hour: Option<i64>,
+    pub ip_address: Option<Text>,
+    pub country_code: Option<Text>,
+    pub region: Option<Text>,
+    pub user_agent: Option<Text>,
+    pub sdk_version: Option<Text>,
+    pub request_size_bytes: Option<i64>,
+    pub response_size_bytes: Option<i64>,
+    pub request_id: Option<Text>,
+    pub trace_id: Option<Text>,
+    pub emitter_id: Option<Text>,
+    pub emitter_sequence: Option<i64>,
+    /// As given; an event that gives none counts 1.
+    pub billable_units: Option<Units>,
+    /// As given; an event that gives none counts 1.
+    pub quota_cost: Option<i64>,
+    /// The labels' place in the batch, see [`EventBatch::labels`]; `None` where the event gives none.
+    pub labels: Option<Text>,
+}
+
+impl EventBatch {
+    /// An empty batch that owns its texts, to be filled by a store that reads rows back.
+    pub fn builder() -> EventBatchBuilder {
+        EventBatchBuilder::default()
+    }
+
+    /// The rows in offset order.
+    pub fn rows(&self) -> &[EventRow] {
+        &self.rows
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// A text of one of this batch's rows.
+    ///
+    /// # Panics
+    /// May panic, or answer another text, for one of another batch.
+    pub fn text(&self, text: Text) -> &str {
+        let (start, len) = (text.start as usize, text.len as usize);
+        let bytes = match start.checked_sub(self.base.len()) {
+            None => &self.base[start..start + len],
+            Some(start) => &self.extra[start..start + len],
+        };
+        // Texts are only made from `str`s. (Checked again rather than `unsafe`: short strings, a few ns.)
+        std::str::from_utf8(bytes).expect("texts are UTF-8")
+    }
+
+    /// As [`EventBatch::text`], for an optional field.
+    pub fn opt_text(&self, text: Option<Text>) -> Option<&str> {
+        text.map(|text| self.text(text))
+    }
+
+    /// The labels of a row, by name in the order they were given; `None` where it gives none.
+    pub fn labels(&self, row: &EventRow) -> Option<impl ExactSizeIterator<Item = (&str, &str)>> {
+        row.labels.map(|span| {
+            self.labels[span.start as usize..(span.start + span.len) as usize]
+                .iter()
+                .map(|(name, value)| (self.text(*name), self.text(*value)))
+        })
+    }
+
+    /// The memory of the rows, in bytes, without that of the records they point into.
+    pub fn memory(&self) -> usize {
+        self.rows.len() * size_of::<EventRow>() + self.extra.len() + self.labels.len() * size_of::<(Text, Text)>()
+    }
+}
+
+/// Builds an [`EventBatch`] that owns its texts.
+#[derive(Debug, Default)]
+pub struct EventBatchBuilder {
+    data: Vec<u8>,
+    rows: Vec<EventRow>,
+    labels: Vec<(Text, Text)>,
+}
+
+impl EventBatchBuilder {
+    /// Keeps a text.
+    ///
+    /// # Panics
+    /// If the batch passes 4 GiB.
+    pub fn text(&mut self, text: &str) -> Text {
+        let start = u32::try_from(self.data.len()).expect("at most 4 GiB in a batch");
+        let len = u32::try_from(text.len()).expect("at most 4 GiB in a batch");
+        self.data.extend_from_slice(text.as_bytes());
+        Text { start, len }
+    }
+
+    /// Keeps an optional text.
+    pub fn opt_text(&mut self, text: Option<&str>) -> Option<Text> {
+        text.map(|text| self.text(text))
+    }
+
+    /// Keeps labels, to be put in [`EventRow::labels`].
+    pub fn labels<'a>(&mut self, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Text {
+        let start = self.labels.len() as u32;
+        for (name, value) in labels {
+            let label = (self.text(name), self.text(value));
+            self.labels.push(label);
+        }
+        Text { start, len: self.labels.len() as u32 - start }
+    }
+
+    /// Adds a row whose texts this builder made.
+    pub fn push(&mut self, row: EventRow) {
+        self.rows.push(row);
+    }
+
+    /// The batch.
+    pub fn finish(self) -> EventBatch {
+        EventBatch { base: self.data.into(), extra: Bytes::new(), rows: self.rows, labels: self.labels }
+    }
+}
+
+/// A record that is no JSON object: a row of `dead_letter`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its index in the batch of records.
+    pub index: u32,
+    /// `empty_payload`, `too_large`, `invalid_utf8`, `not_json` or `not_an_object`.
+    pub code: &'static str,
+    /// What was wrong, and where.
+    pub error: String,
+}
+
+/// A record that failed validation: a row of `quarantine_silver`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its index in the batch of records.
+    pub index: u32,
+    /// `event_id` as given, where it is a string.
+    pub event_id: Option<String>,
+    /// `tenant_id` as given, where it is a string.
+    pub tenant_id: Option<String>,
+    /// `code:field`, sorted.
+    pub errors: Vec<String>,
+}
+
+/// How the records of a span were judged, cumulative from the beginning of the partition.
+///
+/// The ledger holds where `read = bronze + dead_lettered` and `bronze = accepted + duplicates + quarantined`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Records read.
+    pub read: u64,
+    /// Records that are no JSON object.
+    pub dead_lettered: u64,
+    /// Records that have a Silver row.
+    pub accepted: u64,
+    /// Valid records whose key was accepted before.
+    pub duplicates: u64,
+    /// Records that failed validation.
+    pub quarantined: u64,
+}
+
+impl Counts {
+    /// Records in Bronze.
+    pub fn bronze(&self) -> u64 {
+        self.read - self.dead_lettered
+    }
+
+    /// Whether both equations of the ledger hold.
+    pub fn balanced(&self) -> bool {
+        self.read >= self.dead_lettered && self.bronze() == self.accepted + self.duplicates + self.quarantined
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.dead_lettered += other.dead_lettered;
+        self.accepted += other.accepted;
+        self.duplicates += other.duplicates;
+        self.quarantined += other.quarantined;
+    }
+}
+
+/// What became of a batch of records. Records that are in none of the three lists are duplicates.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The records. Those not in `dead` are the rows of Bronze.
+    pub records: RecordBatch,
+    /// The rows of `dead_letter`, by rising index.
+    pub dead: Vec<DeadLetter>,
+    /// The rows of `quarantine_silver`, by rising index.
+    pub quarantined: Vec<Quarantined>,
+    /// The rows of `silver_api_usage`.
+    pub accepted: EventBatch,
+    /// The partition's counts after this batch.
+    pub counts: Counts,
+    /// The partition's watermark after this batch; `None` before the first accepted event.
+    pub watermark: Option<Timestamp>,
+}
