@@ -1,19 +1,31 @@
 //! Core.
+mod admit;
+mod aggregate;
+mod alert;
 mod clock;
+mod counter;
 mod decimal;
+mod dedup;
+mod distinct;
 mod error;
 mod event;
 mod gold;
+mod limit;
+mod memory;
 mod partition;
 mod plan;
 mod record;
 mod rows;
 mod rules;
 mod sink;
+mod sketch;
 mod source;
 mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod time;
 mod validate;
+mod window;
 
 pub use clock::{Clock, SystemClock};
 pub use decimal::{Money, Price, Units};
