@@ -27,8 +27,10 @@ mod time;
 mod validate;
 mod window;
 
+pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
 pub use clock::{Clock, SystemClock};
 pub use decimal::{Money, Price, Units};
+pub use dedup::AdmitLimits;
 pub use error::{Error, ErrorKind, Result};
 pub use event::ApiUsageEvent;
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
