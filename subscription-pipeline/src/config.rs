@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use subscription_core::AdmitLimits;
-
 /// How a pipeline runs. None of these changes a row of any table, only when it appears and what it costs.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -23,8 +21,11 @@ pub struct PipelineConfig {
     /// Memory of Gold rows kept in the process; past it clean rows are dropped and changed ones committed early.
     /// Default 384 MiB.
     pub max_gold_bytes: usize,
-    /// Memory of deduplication, for all partitions of this process together.
-    pub dedup: AdmitLimits,
+    /// Ids of accepted events held exactly, for all partitions of the topic together, at about 40 bytes each. Older ones go
+    /// into filters. Default 16 million.
+    pub max_dedup_ids: usize,
+    /// Memory of those filters, at about 10 bits an id; ids beyond are looked up in Silver. Default 128 MiB.
+    pub max_dedup_filter_bytes: usize,
     /// How calls that failed are tried again.
     pub retry: RetryPolicy,
 }
@@ -38,7 +39,8 @@ impl Default for PipelineConfig {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             max_uncommitted_bytes: 128 << 20,
             max_gold_bytes: 384 << 20,
-            dedup: AdmitLimits::default(),
+            max_dedup_ids: 16_000_000,
+            max_dedup_filter_bytes: 128 << 20,
             retry: RetryPolicy::default(),
         }
     }

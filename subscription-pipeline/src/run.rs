@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use subscription_core::{
-    Counter, EngineConfig, Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity, Table, Timestamp,
+    AdmitLimits, Counter, EngineConfig, Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity,
+    Table, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -61,7 +62,7 @@ impl Run {
         let retry = Retry { policy: config.retry, clock: clock.clone(), events: events.clone() };
         let started = clock.monotonic_nanos();
         Ok(Self {
-            engine: EngineConfig { rules, catalog, routing: None, limits: config.dedup },
+            engine: EngineConfig { rules, catalog, routing: None, limits: AdmitLimits::default() },
             committer: Committer { topic, store, sinks, alert_sinks, retry, clock },
             source,
             events,
@@ -89,7 +90,11 @@ impl Run {
             self.engine.routing = Some(identity.partitions);
         }
         // All partitions may come to this process, so each gets its share of the memory.
-        self.engine.limits = self.config.dedup.share(identity.partitions as usize);
+        let partitions = identity.partitions.max(1) as usize;
+        self.engine.limits = AdmitLimits {
+            max_ids: self.config.max_dedup_ids / partitions,
+            max_filter_bytes: self.config.max_dedup_filter_bytes / partitions,
+        };
         self.start_workers()?;
         tokio::pin!(stop);
         let mut ticks = tokio::time::interval(self.config.commit_interval.min(Duration::from_millis(100)));
