@@ -28,10 +28,12 @@ mod validate;
 mod window;
 
 pub use clock::{Clock, SystemClock};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
 pub use error::{Error, ErrorKind, Result};
 pub use event::ApiUsageEvent;
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
+pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use partition::murmur2_partition;
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
