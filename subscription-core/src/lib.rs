@@ -10,6 +10,7 @@ mod distinct;
 mod error;
 mod event;
 mod gold;
+mod json;
 mod limit;
 mod memory;
 mod partition;
@@ -17,6 +18,7 @@ mod plan;
 mod record;
 mod rows;
 mod rules;
+mod schema;
 mod sink;
 mod sketch;
 mod source;
@@ -30,13 +32,14 @@ mod window;
 pub use clock::{Clock, SystemClock};
 pub use decimal::{Money, Price, Units};
 pub use error::{Error, ErrorKind, Result};
-pub use event::ApiUsageEvent;
+pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
 pub use partition::murmur2_partition;
 pub use plan::{Catalog, Terms};
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};
+pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 pub use store::{
@@ -44,4 +47,6 @@ pub use store::{
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
 };
 pub use time::{Timestamp, WindowKind};
-pub use validate::{Invalid, Judged};
+pub use validate::{
+    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge, peek,
+};
