@@ -35,7 +35,10 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
 pub use partition::murmur2_partition;
-pub use plan::{Catalog, Terms};
+pub use plan::{
+    Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
+    WindowAlgorithm,
+};
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};
