@@ -36,6 +36,10 @@ pub use dedup::AdmitLimits;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
+pub use memory::{
+    MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
+    StoredQuarantined, StoredRecord,
+};
 pub use partition::murmur2_partition;
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
@@ -53,5 +57,6 @@ pub use store::{
 };
 pub use time::{Timestamp, WindowKind};
 pub use validate::{
-    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge, peek,
+    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge,
+    peek,
 };

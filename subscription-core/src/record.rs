@@ -237,7 +237,7 @@ impl RecordBatchBuilder {
         payload: Option<&[u8]>,
         payload_len: u64,
     ) {
-        let least = self.metas.last().map_or(self.from, |meta| meta.offset + 1);
+        let least = self.position();
         assert!(offset >= least, "offset {offset} after position {least}");
         let payload = payload.map(|p| {
             let kept = if payload_len > MAX_PAYLOAD_BYTES { p.len().min(TOO_LARGE_KEPT_BYTES) } else { p.len() };
@@ -246,6 +246,18 @@ impl RecordBatchBuilder {
         let key = key.map(|k| self.text(k));
         let headers_end = self.headers.len() as u32;
         self.metas.push(Meta { offset, timestamp, payload, payload_len, key, headers_end });
+    }
+
+    /// Adds a record of another batch as it is, headers and all.
+    ///
+    /// # Panics
+    /// As [`RecordBatchBuilder::push`].
+    pub fn push_record(&mut self, record: &Record<'_>) {
+        let Meta { offset, timestamp, payload_len, .. } = *record.meta();
+        self.push_truncated(offset, timestamp, record.key(), record.payload(), payload_len);
+        for (name, value) in record.headers() {
+            self.push_header(name, value);
+        }
     }
 
     /// Adds a header to the record pushed last.
@@ -268,6 +280,11 @@ impl RecordBatchBuilder {
         self.metas.is_empty()
     }
 
+    /// The least offset that the next record may have, which is also the least end of the span.
+    pub fn position(&self) -> u64 {
+        self.metas.last().map_or(self.from, |meta| meta.offset + 1)
+    }
+
     /// The bytes pushed so far.
     pub fn bytes(&self) -> usize {
         self.data.len()
@@ -278,7 +295,7 @@ impl RecordBatchBuilder {
     /// # Panics
     /// If `to` is not above the last offset, or below `from`.
     pub fn finish(self, to: u64) -> RecordBatch {
-        let least = self.metas.last().map_or(self.from, |meta| meta.offset + 1);
+        let least = self.position();
         assert!(to >= least, "span ends at {to}, before position {least}");
         RecordBatch {
             topic: self.topic,
