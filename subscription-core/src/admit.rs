@@ -232,6 +232,24 @@ impl AdmitEngine {
         self.ids.visible(position);
     }
 
+    /// Corrects what was read and how much of it were dead letters, after an engine that was fed from Bronze, where dead
+    /// letters leave no row, has caught up with it.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Invariant`] where the ledger does not hold with these counts.
+    pub fn set_source_counts(&mut self, read: u64, dead_lettered: u64) -> Result<()> {
+        let counts = Counts { read, dead_lettered, ..self.counts };
+        if !counts.balanced() {
+            return Err(self
+                .invariant("the ledger does not hold: bronze and silver disagree")
+                .with("bronze rows", read.saturating_sub(dead_lettered))
+                .with("records accounted for by silver", self.counts.bronze())
+                .with_help("run `verify` on the lake; a table was changed by something else than a pipeline"));
+        }
+        self.counts = counts;
+        Ok(())
+    }
+
     /// Goes on with another configuration: a catalog that was loaded again. Limits stay as they were at the start.
     pub fn set_config(&mut self, config: Arc<EngineConfig>) {
         self.config = config;

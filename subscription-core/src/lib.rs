@@ -31,6 +31,7 @@ mod window;
 
 pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
 pub use clock::{Clock, SystemClock};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use error::{Error, ErrorKind, Result};
@@ -40,8 +41,12 @@ pub use memory::{
     MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
     StoredQuarantined, StoredRecord,
 };
+pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use partition::murmur2_partition;
-pub use plan::{Catalog, Terms};
+pub use plan::{
+    Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
+    WindowAlgorithm,
+};
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};

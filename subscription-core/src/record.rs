@@ -122,6 +122,25 @@ impl RecordBatch {
         (0..self.metas.len()).map(|index| Record { batch: self, index })
     }
 
+    /// The same batch without what is before offset `from`: its span begins there.
+    ///
+    /// # Panics
+    /// If `from` is not in the span or its end.
+    pub fn since(&self, from: u64) -> Self {
+        assert!((self.from..=self.to).contains(&from), "offset {from} of a span {}..{}", self.from, self.to);
+        let first = self.metas.partition_point(|meta| meta.offset < from);
+        let gone = if first == 0 { 0 } else { self.metas[first - 1].headers_end };
+        let metas = self.metas[first..].iter().map(|meta| Meta { headers_end: meta.headers_end - gone, ..*meta });
+        Self {
+            from,
+            metas: metas.collect(),
+            headers: self.headers[gone as usize..].into(),
+            topic: self.topic.clone(),
+            data: self.data.clone(),
+            ..*self
+        }
+    }
+
     /// All bytes of the batch, into which the payloads' [`Text`]s point.
     pub(crate) fn data(&self) -> &Bytes {
         &self.data

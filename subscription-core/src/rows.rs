@@ -129,6 +129,17 @@ impl EventBatch {
         self.rows.is_empty()
     }
 
+    /// The same batch without the rows before offset `from`.
+    pub fn since(&self, from: u64) -> Self {
+        let first = self.rows.partition_point(|row| row.offset < from);
+        Self {
+            base: self.base.clone(),
+            extra: self.extra.clone(),
+            rows: self.rows[first..].to_vec(),
+            labels: self.labels.clone(),
+        }
+    }
+
     /// A text of one of this batch's rows.
     ///
     /// # Panics
