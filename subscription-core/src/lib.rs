@@ -7,13 +7,16 @@ mod counter;
 mod decimal;
 mod dedup;
 mod distinct;
+mod endpoint;
 mod error;
 mod event;
 mod gold;
+mod intern;
 mod limit;
 mod memory;
 mod partition;
 mod plan;
+mod ranges;
 mod record;
 mod rows;
 mod rules;
@@ -25,10 +28,13 @@ mod store;
 pub mod testkit;
 mod time;
 mod validate;
+mod varint;
 mod window;
 
+pub use aggregate::{AggregateEngine, GoldCut};
 pub use clock::{Clock, SystemClock};
 pub use decimal::{Money, Price, Units};
+pub use distinct::DistinctCount;
 pub use error::{Error, ErrorKind, Result};
 pub use event::ApiUsageEvent;
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
@@ -38,6 +44,7 @@ pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuil
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};
 pub use sink::{AlertSink, Delivery, Sink};
+pub use sketch::LatencySketch;
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,
