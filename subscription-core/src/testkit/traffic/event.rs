@@ -411,7 +411,8 @@ mod tests {
 
     #[test]
     fn numbers_are_padded() {
-        for (value, width, text) in [(0, 1, "0"), (7, 3, "007"), (1234, 3, "1234"), (999, 3, "999"), (10, 6, "000010")] {
+        for (value, width, text) in [(0, 1, "0"), (7, 3, "007"), (1234, 3, "1234"), (999, 3, "999"), (10, 6, "000010")]
+        {
             let mut out = Vec::new();
             push_padded(&mut out, value, width);
             assert_eq!(out, text.as_bytes());
