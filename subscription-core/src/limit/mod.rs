@@ -158,7 +158,7 @@ pub struct Decision {
 /// ```
 /// use subscription_core::{Catalog, Limits, Timestamp, Usage, WindowKind, decide};
 ///
-/// let now = Timestamp::from_millis(1_700_000_150_000); // 30 s into a minute
+/// let now = Timestamp::from_millis(1_700_000_130_000); // 30 s into a minute
 /// let limits = Limits::from(Catalog::default().plan("acme", "free", now).unwrap());
 /// let usage = Usage { minute: 40, previous_minute: 40, hour: 80, month: 80 };
 /// let decision = decide(&limits, &usage, 1, now); // 40 + ⌊40 × 30,000 ÷ 60,000⌋ = 60 of 60
