@@ -32,6 +32,7 @@ mod window;
 
 pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
 pub use clock::{Clock, SystemClock};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use error::{Error, ErrorKind, Result};
@@ -41,6 +42,7 @@ pub use memory::{
     MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
     StoredQuarantined, StoredRecord,
 };
+pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use partition::murmur2_partition;
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
