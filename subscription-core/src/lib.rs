@@ -1,4 +1,5 @@
-//! Core.
+#![doc = include_str!("../README.md")]
+
 mod admit;
 mod aggregate;
 mod alert;
