@@ -252,9 +252,7 @@ fn check<'a>(fields: &Fields<'a>) -> Judged<'a> {
                 c.number(field, value, 86_400_000.0)
             })
             .unwrap_or_default(),
-        subscription_plan: c
-            .required("subscription_plan", fields.subscription_plan, Checker::text)
-            .unwrap_or_default(),
+        subscription_plan: c.required("subscription_plan", fields.subscription_plan, Checker::text).unwrap_or_default(),
         risk_score: c.number("risk_score", fields.risk_score, 1.0),
         velocity_last_1min: c.integer("velocity_last_1min", fields.velocity_last_1min, 0, i64::MAX),
         velocity_last_5min: c.integer("velocity_last_5min", fields.velocity_last_5min, 0, i64::MAX),

@@ -48,12 +48,8 @@ pub fn check_business(
 /// The first velocity above that of the next longer time, where that is given, or above `max`.
 fn implausible_velocity(event: &ApiUsageEvent<'_>, max: i64) -> Option<&'static str> {
     let (minute, five, hour) = (event.velocity_last_1min, event.velocity_last_5min, event.velocity_last_1hour);
-    [
-        ("velocity_last_1min", minute, five),
-        ("velocity_last_5min", five, hour),
-        ("velocity_last_1hour", hour, None),
-    ]
-    .into_iter()
-    .find(|(_, velocity, next)| velocity.is_some_and(|v| v > max || next.is_some_and(|next| v > next)))
-    .map(|(field, _, _)| field)
+    [("velocity_last_1min", minute, five), ("velocity_last_5min", five, hour), ("velocity_last_1hour", hour, None)]
+        .into_iter()
+        .find(|(_, velocity, next)| velocity.is_some_and(|v| v > max || next.is_some_and(|next| v > next)))
+        .map(|(field, _, _)| field)
 }

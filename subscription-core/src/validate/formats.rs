@@ -27,7 +27,8 @@ impl Timestamp {
             && matches!(head[10], b'T' | b't')
             && head[13] == b':'
             && head[16] == b':';
-        let in_range = (1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day) && hour < 24 && minute < 60;
+        let in_range =
+            (1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day) && hour < 24 && minute < 60;
         if !separated || !in_range || second > 60 {
             return None;
         }
