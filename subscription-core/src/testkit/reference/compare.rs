@@ -81,8 +81,8 @@ impl Comparison {
             let expected = if order.is_ge() { expected.next() } else { None };
             match (got, expected) {
                 (Some(got), Some(expected)) => self.row(table, got, expected, differences),
-                (Some(row), None) => differences.add(table, row, "the row", "is there", "is not"),
-                (None, Some(row)) => differences.add(table, row, "the row", "is not there", "is"),
+                (Some(row), None) => differences.add(table, row, "the row", "present", "absent"),
+                (None, Some(row)) => differences.add(table, row, "the row", "absent", "present"),
                 (None, None) => {}
             }
         }
