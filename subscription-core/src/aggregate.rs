@@ -297,10 +297,11 @@ impl AggregateEngine {
             cost: billed.map_or(Money::ZERO, |units| units.cost(terms.price)),
             request_bytes: row.request_size_bytes.unwrap_or(0).max(0),
             response_bytes: row.response_size_bytes.unwrap_or(0).max(0),
-            response_ms: row.response_time_ms,
+            // `-0` is 0.
+            response_ms: row.response_time_ms + 0.0,
             response_us,
             response_bucket: sketch::bucket(response_us),
-            risk: row.risk_score,
+            risk: row.risk_score.map(|risk| risk + 0.0),
             key_hash: distinct::hash(batch.text(row.api_key_id)),
             plan,
         };

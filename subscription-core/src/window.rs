@@ -383,3 +383,120 @@ pub(crate) fn decimal38(raw: i128) -> i128 {
 fn corrupt() -> Error {
     Error::new(ErrorKind::Corrupt, "the column `state` holds no window state")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::alert::Conditions;
+    use crate::rules::AlertRules;
+    use crate::sketch;
+
+    const START: Timestamp = Timestamp::from_millis(1_772_323_200_000);
+
+    fn sample(offset: u64, status: u16, response_ms: f64, risk: Option<f64>) -> Sample {
+        let response_us = whole_micros(response_ms);
+        let billed = (status < 300).then_some(Units::ONE);
+        Sample {
+            offset,
+            time: START.millis() + (offset % 60_000) as i64,
+            late: offset.is_multiple_of(7),
+            status,
+            quota_cost: 25,
+            billed,
+            cost: Money::from_raw(billed.map_or(0, |_| 1_000_000 * 400_000)),
+            request_bytes: 100,
+            response_bytes: i64::from(status) * 1_000,
+            response_ms,
+            response_us,
+            response_bucket: sketch::bucket(response_us),
+            risk,
+            key_hash: offset.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            plan: 0,
+        }
+    }
+
+    fn state(samples: impl IntoIterator<Item = Sample>, preceding: &[i64]) -> UsageState {
+        let conditions = Conditions::new(&AlertRules { abuse_min_requests: 3, ..AlertRules::default() });
+        let mut samples = samples.into_iter().peekable();
+        let mut state = UsageState::new(samples.peek().expect("samples"));
+        for sample in samples {
+            state.add(&sample, 60);
+            conditions.limits(&mut state, WindowKind::Minute, sample.late);
+            conditions.abuse(&mut state, preceding.iter().copied());
+        }
+        state
+    }
+
+    fn samples() -> impl Strategy<Value = Vec<Sample>> {
+        let risk = prop::option::of(0.0..1.0);
+        let one = (0u64..1 << 40, 100u16..600, 0.0..86_400_000.0, risk);
+        prop::collection::vec(one.prop_map(|(offset, status, ms, risk)| sample(offset, status, ms, risk)), 1..50)
+    }
+
+    proptest! {
+        #[test]
+        fn state_comes_back(samples in samples(), preceding in prop::collection::vec(1i64..10, 0..5)) {
+            let mut plans = Plans::default();
+            plans.intern("starter");
+            let state = state(samples, &preceding);
+            let mut elsewhere = Plans::default();
+            let bytes = state.encode(START, &plans);
+            let decoded = UsageState::decode(&bytes, START, &mut elsewhere).unwrap();
+            prop_assert_eq!(&decoded, &state);
+            prop_assert_eq!(decoded.encode(START, &elsewhere), bytes);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            samples in samples(), at in any::<prop::sample::Index>(), byte: u8, more: Vec<u8>,
+        ) {
+            let mut plans = Plans::default();
+            plans.intern("starter");
+            let mut bytes = state(samples, &[]).encode(START, &plans);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(state) = UsageState::decode(&bytes, START, &mut plans) {
+                let currency = ("USD".into(), 2);
+                let bounds = (START, WindowKind::Minute.end(START));
+                let currency = (&currency.0, currency.1);
+                state.to_row(WindowKind::Month, "t".into(), bounds, false, &plans, currency);
+            }
+            bytes.truncate(at);
+            bytes.extend(more);
+            let _ = UsageState::decode(&bytes, START, &mut plans);
+        }
+    }
+
+    /// What is stored in lakes. A change of these bytes needs a new version, and a reader of the old one.
+    #[test]
+    fn golden_state() {
+        let mut plans = Plans::default();
+        plans.intern("free");
+        let samples = [(1_000, 200, 12.5, Some(0.25)), (1_001, 429, 0.1 + 0.2, None), (1_003, 404, 99.0, Some(0.5))];
+        let state = state(samples.map(|(offset, status, ms, risk)| sample(offset, status, ms, risk)), &[1, 1, 1]);
+        let hex: String = state.encode(START, &plans).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+    }
+
+    const GOLDEN: &str = "0103010001004b320101ac02a8863f3c80897a8080dd9da417f0d20df08a0c02b0e32dc0843d0466726565eb07e807030003\
+        850101ab010160010308b2f43a997cb3081d2e3fba52f6eaa64726d4b8c5e959e3020106";
+
+    #[test]
+    fn newer_state_is_refused_by_name() {
+        let error = UsageState::decode(&[VERSION + 1, 0], START, &mut Plans::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        let error = UsageState::decode(&[], START, &mut Plans::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn microseconds_are_rounded_half_to_even() {
+        for (ms, us) in
+            [(0.0, 0), (0.0005, 0), (0.0015, 2), (1.0, 1_000), (0.29, 290), (f64::NAN, 0), (1e300, u64::MAX)]
+        {
+            assert_eq!(whole_micros(ms), us, "{ms}");
+        }
+    }
+}
