@@ -2,8 +2,8 @@ use std::io::Write;
 
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use serde_json::{Value, json};
-use subscription_core::{MAX_PAYLOAD_BYTES, Timestamp, murmur2_partition};
+use serde_json::json;
+use subscription_core::{MAX_PAYLOAD_BYTES, murmur2_partition};
 use tempfile::TempDir;
 
 use super::*;
@@ -218,42 +218,33 @@ fn a_pipe_is_read_as_its_writer_writes() {
     let path = folder.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
     assert!(made.success());
-    let writer = std::thread::spawn({
-        let path = path.clone();
-        move || std::fs::OpenOptions::new().write(true).open(path).expect("a pipe")
-    });
+    // Opened for both, a pipe waits for no one.
+    let mut pipe = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("a pipe");
     let options = FileOptions { partitions: 1, ..FileOptions::default() };
     let mut source = FileSource::open(vec![Input::File(path)], options).expect("a source");
-    assert_eq!(source.progress().total, None);
+    assert_eq!(source.total, None);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         source.next().await.expect("assigned");
         source.start(0, 0).await.expect("started");
-        let mut writer = None.unwrap_or(writer);
-        let mut pipe = None;
         for i in 0..3 {
-            // The reader opens the pipe in `next`, which must then be left and come back to: it is safe to cancel.
-            let delivered = async {
-                loop {
-                    if let SourceEvent::Records(batch) = source.next().await.expect("records") {
-                        return batch;
-                    }
-                }
-            };
-            tokio::pin!(delivered);
-            assert!(futures_poll(delivered.as_mut()).is_none(), "nothing is written yet");
-            if pipe.is_none() {
-                let opened = std::mem::replace(&mut writer, std::thread::spawn(|| unreachable_file()));
-                pipe = Some(opened.join().expect("opened"));
+            tokio::select! {
+                biased;
+                event = source.next() => panic!("{event:?} before anything was written"),
+                () = std::future::ready(()) => {}
             }
-            writeln!(pipe.as_mut().expect("opened"), "{{\"line\": {i}}}").expect("written");
-            let batch = delivered.await;
-            assert_eq!((batch.from(), batch.to(), batch.len()), (i, i + 1, 1));
+            writeln!(pipe, "{{\"line\": {i}}}").expect("written");
+            match source.next().await.expect("records") {
+                SourceEvent::Records(batch) => assert_eq!((batch.from(), batch.to(), batch.len()), (i, i + 1, 1)),
+                other => panic!("{other:?}"),
+            }
         }
+        drop(pipe);
+        assert!(matches!(source.next().await, Ok(SourceEvent::End)));
     });
 }
 
-/// Options, lines and starts of a source that is gone on with.
+/// Lines of every kind.
 fn lines() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let line = prop_oneof![
         4 => (0u32..5, 0u32..60).prop_map(|(tenant, second)| event(&format!("t{tenant}"), second).into_bytes()),
