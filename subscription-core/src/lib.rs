@@ -10,6 +10,7 @@ mod distinct;
 mod error;
 mod event;
 mod gold;
+mod json;
 mod limit;
 mod memory;
 mod partition;
@@ -17,6 +18,7 @@ mod plan;
 mod record;
 mod rows;
 mod rules;
+mod schema;
 mod sink;
 mod sketch;
 mod source;
@@ -27,16 +29,28 @@ mod time;
 mod validate;
 mod window;
 
+pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
 pub use clock::{Clock, SystemClock};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
+pub use dedup::AdmitLimits;
 pub use error::{Error, ErrorKind, Result};
-pub use event::ApiUsageEvent;
+pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
+pub use memory::{
+    MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
+    StoredQuarantined, StoredRecord,
+};
+pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use partition::murmur2_partition;
-pub use plan::{Catalog, Terms};
+pub use plan::{
+    Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
+    WindowAlgorithm,
+};
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};
+pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 pub use store::{
@@ -44,4 +58,7 @@ pub use store::{
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
 };
 pub use time::{Timestamp, WindowKind};
-pub use validate::{Invalid, Judged};
+pub use validate::{
+    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge,
+    peek,
+};
