@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use subscription_core::{
-    Error, ErrorKind, RecordBatch, RecordBatchBuilder, Result, Timestamp, murmur2_partition,
+    Error, ErrorKind, RecordBatch, RecordBatchBuilder, Result, Timestamp, murmur2_partition, peek,
 };
 use tokio::sync::mpsc;
 
-use super::peek::peek;
 use super::read::{self, Block, Blocks};
 use super::{FileOptions, Format, Input, TOPIC};
 use crate::access_log::{self, Translator};

@@ -15,7 +15,6 @@
 //! and of a log's lines only a hash is taken, for their ids.
 
 mod cut;
-mod peek;
 mod read;
 
 use std::collections::{BTreeMap, VecDeque};
