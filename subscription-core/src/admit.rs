@@ -158,11 +158,11 @@ impl AdmitEngine {
         let valid = rows.rows.len();
         let mut asked = asked.iter().zip(answers).peekable();
         let mut kept = 0;
-        for index in 0..valid {
+        for (index, tenant) in tenants.into_iter().enumerate() {
             let row = &rows.rows[index];
             let time = row.event_timestamp;
             let tenant_id = rows.text(row.tenant_id);
-            let key = self.ids.key(tenants[index], tenant_id, row.event_id);
+            let key = self.ids.key(tenant, tenant_id, row.event_id);
             let answer: &[Timestamp] = asked.next_if(|(at, _)| **at as usize == index).map_or(&[], |(_, times)| times);
             let known = match self.watermark {
                 Some(watermark) if time < watermark => self.ids.has_at(&key, time) || answer.contains(&time),
@@ -176,7 +176,7 @@ impl AdmitEngine {
             }
             let watermark = self.watermark.max(Some(time.plus_millis(-lateness)));
             self.watermark = watermark;
-            self.ids.accept(key, tenants[index], tenant_id, time, watermark.unwrap_or(time));
+            self.ids.accept(key, tenant, tenant_id, time, watermark.unwrap_or(time));
             if kept != index {
                 rows.rows[kept] = rows.rows[index];
             }

@@ -7,14 +7,17 @@ mod counter;
 mod decimal;
 mod dedup;
 mod distinct;
+mod endpoint;
 mod error;
 mod event;
 mod gold;
 mod json;
+mod intern;
 mod limit;
 mod memory;
 mod partition;
 mod plan;
+mod ranges;
 mod record;
 mod rows;
 mod rules;
@@ -27,13 +30,16 @@ mod store;
 pub mod testkit;
 mod time;
 mod validate;
+mod varint;
 mod window;
 
 pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
+pub use aggregate::{AggregateEngine, GoldCut};
 pub use clock::{Clock, SystemClock};
 pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
+pub use distinct::DistinctCount;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
@@ -52,6 +58,7 @@ pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, Even
 pub use rules::{AlertRules, BillingRules, Rules};
 pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
+pub use sketch::LatencySketch;
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,

@@ -182,7 +182,7 @@ impl Process {
         let tables = tables.map(|table| TableCommit { table, spans: spans.clone() }).to_vec();
         let admitted = std::mem::take(&mut self.pending);
         let commit = Commit { topic: TOPIC.into(), tables, admitted, ranges: Vec::new() };
-        block_on(self.store.commit(commit)).unwrap();
+        block_on(self.store.commit(commit.into())).unwrap();
         self.committed = to;
         self.engine.visible(to);
     }

@@ -151,10 +151,8 @@ impl RowsBuilder {
         self.rows.push(row);
     }
 
-    fn text(&mut self, text: &Cow<'_, str>) -> Text {
-        if let Cow::Borrowed(text) = text
-            && let Some(text) = self.borrowed(text)
-        {
+    fn text(&mut self, text: &str) -> Text {
+        if let Some(text) = self.borrowed(text) {
             return text;
         }
         let start = u32::try_from(self.base.len() + self.extra.len()).expect("at most 4 GiB in a batch");
@@ -169,7 +167,7 @@ impl RowsBuilder {
     }
 
     fn opt_text(&mut self, text: &Option<Cow<'_, str>>) -> Option<Text> {
-        text.as_ref().map(|text| self.text(text))
+        text.as_deref().map(|text| self.text(text))
     }
 
     fn labels(&mut self, labels: &[(Cow<'_, str>, Cow<'_, str>)]) -> Text {

@@ -13,8 +13,11 @@ use crate::sink::{AlertSink, Delivery, Sink};
 /// A [`Sink`] that keeps what it gets. Handles made by `clone` share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemorySink {
-    partitions: Arc<Mutex<BTreeMap<(Arc<str>, u32), (u64, Vec<StoredEvent>)>>>,
+    partitions: Arc<Mutex<Partitions>>,
 }
+
+/// By topic and partition the position and the events before it.
+type Partitions = BTreeMap<(Arc<str>, u32), (u64, Vec<StoredEvent>)>;
 
 impl MemorySink {
     /// An empty sink.

@@ -364,7 +364,7 @@ impl TableStore for MemoryStore {
         Ok(found.map(|((_, partition), _)| *partition).collect())
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Committed> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<Committed> {
         let mut lake = self.lock();
         for write in &commit.ranges {
             let span = |part: &TableCommit| part.spans.iter().any(|span| span.partition == write.partition);
