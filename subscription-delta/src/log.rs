@@ -142,6 +142,7 @@ impl TableLog {
     }
 
     /// The delta-rs table, loaded as of now.
+    #[cfg(feature = "sql")]
     pub(crate) async fn delta_table(&self) -> Result<DeltaTable> {
         let mut table = DeltaTable::new(self.store.clone());
         table.load().await.map_err(|error| self.doing("open the table", &self.path).delta(error))?;
