@@ -1,1 +1,324 @@
-//! To be written.
+//! Deduplication: the ids of accepted events, exact where that is needed and cheap where it is not.
+
+mod filter;
+mod tenants;
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+use uuid::Uuid;
+
+use crate::time::Timestamp;
+use filter::Filters;
+use tenants::Tenants;
+pub(crate) use tenants::tenant_hash;
+
+/// How much an [`AdmitEngine`](crate::AdmitEngine) remembers by itself. No limit changes a verdict; what is beyond one
+/// is asked of the lake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmitLimits {
+    /// Ids a partition that are held exactly, at about 40 bytes each; those of rows that are not in the lake yet come on
+    /// top.
+    pub max_ids: usize,
+    /// Bytes a partition of filters, which hold older ids at about 10 bits each.
+    pub max_filter_bytes: usize,
+}
+
+impl Default for AdmitLimits {
+    /// Two million ids and 16 MiB of filters.
+    fn default() -> Self {
+        Self { max_ids: 2_000_000, max_filter_bytes: 16 << 20 }
+    }
+}
+
+/// The number of no tenant.
+const UNSEEN: u32 = u32::MAX;
+
+/// What two events must share to be duplicates.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    hash: u64,
+    id: [u64; 2],
+    tenant: u32,
+}
+
+/// An id in the table: 24 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    id: [u64; 2],
+    tenant: u32,
+    /// Milliseconds after [`IdMemory::base`].
+    time: u32,
+}
+
+/// An id with its time in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Id {
+    id: [u64; 2],
+    tenant: u32,
+    time: Timestamp,
+}
+
+/// The ids of a partition's accepted events.
+///
+/// Every accepted id with an event time not before `base` is in exact memory: in `table`, or in `held` if its time
+/// does not fit there. Every one before `base` is in the lake, or in `held` as long as the lake may not show it; and
+/// in the filters if its time is not before `covered`. `base` follows the watermark at the end of batches; if the
+/// table is full it runs ahead of it.
+#[derive(Debug)]
+pub(crate) struct IdMemory {
+    limits: AdmitLimits,
+    /// How far the watermark moves before the ids that it passed are swept out.
+    stride: i64,
+    base: Option<Timestamp>,
+    covered: Timestamp,
+    tenants: Tenants,
+    table: HashTable<Entry>,
+    held: HashTable<Id>,
+    /// Ids of rows that the lake may not show yet, a list a batch with the position after it.
+    pending: VecDeque<(u64, Vec<Id>)>,
+    accepted: Vec<Id>,
+    visible: u64,
+    filters: Filters,
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+fn key_hash(tenant_hash: u64, id: [u64; 2]) -> u64 {
+    let mixed = fold(id[0] ^ tenant_hash, id[1] ^ 0x9e37_79b9_7f4a_7c15);
+    fold(mixed ^ tenant_hash.rotate_left(32), 0xd6e8_feb8_6659_fd93)
+}
+
+impl IdMemory {
+    /// A memory of a partition whose rows below the start are in the lake. `watermark` is that of the start; `None`
+    /// says that nothing was accepted before.
+    pub(crate) fn new(limits: AdmitLimits, lateness_ms: i64, watermark: Option<Timestamp>) -> Self {
+        Self {
+            limits,
+            stride: (lateness_ms / 8).max(1),
+            base: watermark,
+            covered: watermark.unwrap_or(Timestamp::MIN),
+            tenants: Tenants::default(),
+            table: HashTable::new(),
+            held: HashTable::new(),
+            pending: VecDeque::new(),
+            accepted: Vec::new(),
+            visible: 0,
+            filters: Filters::default(),
+        }
+    }
+
+    /// The key of an event, which may be of a tenant never accepted from.
+    pub(crate) fn key(&self, tenant_hash: u64, tenant_id: &str, event_id: Uuid) -> Key {
+        let (high, low) = event_id.as_u64_pair();
+        let id = [high, low];
+        let tenant = self.tenants.get(tenant_hash, tenant_id).unwrap_or(UNSEEN);
+        Key { hash: key_hash(tenant_hash, id), id, tenant }
+    }
+
+    /// Whether exact memory has an accepted event with the key and a time not before `watermark`.
+    pub(crate) fn has_since(&self, key: &Key, watermark: Timestamp) -> bool {
+        let Some(base) = self.base else { return false };
+        // The least time after `base` that counts; none fits if that is too far ahead.
+        let least = watermark.millis().saturating_sub(base.millis()).max(0);
+        self.table.find(key.hash, |e| e.id == key.id && e.tenant == key.tenant && i64::from(e.time) >= least).is_some()
+            || (!self.held.is_empty() && self.find_held(key, |time| time >= watermark))
+    }
+
+    /// Whether exact memory has an accepted event with the key and exactly that time.
+    pub(crate) fn has_at(&self, key: &Key, time: Timestamp) -> bool {
+        let in_table = self.offset(time).is_some_and(|at| {
+            self.table.find(key.hash, |e| e.id == key.id && e.tenant == key.tenant && e.time == at).is_some()
+        });
+        in_table || (!self.held.is_empty() && self.find_held(key, |held| held == time))
+    }
+
+    fn find_held(&self, key: &Key, mut matches: impl FnMut(Timestamp) -> bool) -> bool {
+        self.held.find(key.hash, |e| e.id == key.id && e.tenant == key.tenant && matches(e.time)).is_some()
+    }
+
+    /// Where exact memory begins.
+    pub(crate) fn base(&self) -> Option<Timestamp> {
+        self.base
+    }
+
+    /// The event times, both inclusive, of which only the lake can say whether the key of an event at `time` was
+    /// accepted at one of them; `None` where memory knows all that may be asked: at exactly `time`, and, if `time` is
+    /// not before `watermark`, at any time not before that. Holds until [`IdMemory::end_batch`].
+    pub(crate) fn unknown(
+        &self,
+        key: &Key,
+        time: Timestamp,
+        watermark: Option<Timestamp>,
+    ) -> Option<(Timestamp, Timestamp)> {
+        let (base, watermark) = (self.base?, watermark?);
+        let last = base.plus_millis(-1);
+        let (from, to) = if time >= watermark { (watermark, last) } else { (time, time.min(last)) };
+        if from > to || self.has_at(key, time) {
+            return None;
+        }
+        (from < self.covered || self.filters.may_contain(from, to, key.hash)).then_some((from, to))
+    }
+
+    /// Remembers an accepted event. `watermark` is that after it.
+    pub(crate) fn accept(
+        &mut self,
+        key: Key,
+        tenant_hash: u64,
+        tenant_id: &str,
+        time: Timestamp,
+        watermark: Timestamp,
+    ) {
+        let base = *self.base.get_or_insert(watermark);
+        let tenant = if key.tenant == UNSEEN { self.tenants.intern(tenant_hash, tenant_id) } else { key.tenant };
+        let id = Id { id: key.id, tenant, time };
+        if time < base && time >= self.covered {
+            self.filters.insert(time, base, key.hash);
+        }
+        self.place(key.hash, id);
+        self.accepted.push(id);
+    }
+
+    /// Remembers an accepted event whose row is in the lake; those before the watermark that memory began with are not
+    /// needed.
+    pub(crate) fn remember(&mut self, tenant_id: &str, event_id: Uuid, time: Timestamp) {
+        if self.base.is_some_and(|base| time >= base) {
+            let tenant_hash = tenant_hash(tenant_id);
+            let key = self.key(tenant_hash, tenant_id, event_id);
+            let tenant = if key.tenant == UNSEEN { self.tenants.intern(tenant_hash, tenant_id) } else { key.tenant };
+            self.place(key.hash, Id { id: key.id, tenant, time });
+        }
+    }
+
+    /// Tells that the lake shows the rows below `position`.
+    pub(crate) fn visible(&mut self, position: u64) {
+        // Nothing is dropped before the end of a batch: answers that are under way were read before.
+        self.visible = self.visible.max(position);
+    }
+
+    /// Ends a batch: forgets what need not be held, in bulk.
+    pub(crate) fn end_batch(&mut self, position: u64, watermark: Option<Timestamp>) {
+        if !self.accepted.is_empty() {
+            let accepted = std::mem::take(&mut self.accepted);
+            self.pending.push_back((position, accepted));
+        }
+        let (Some(base), Some(watermark)) = (self.base, watermark) else { return };
+        while let Some((_, ids)) = self.pending.pop_front_if(|(to, _)| *to <= self.visible) {
+            for id in ids.iter().filter(|id| id.time < base) {
+                let hash = key_hash(self.tenants.hash(id.tenant), id.id);
+                if let Ok(entry) = self.held.find_entry(hash, |held| held == id) {
+                    entry.remove();
+                }
+            }
+        }
+        if watermark.millis().saturating_sub(base.millis()) >= self.stride {
+            self.sweep(watermark);
+        }
+        if self.table.len() > self.limits.max_ids {
+            self.sweep(self.crowded());
+        }
+        if let Some(end) = self.filters.shrink_to(self.limits.max_filter_bytes) {
+            self.covered = self.covered.max(end);
+        }
+    }
+
+    /// The memory held, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.allocation_size()
+            + self.held.allocation_size()
+            + self.pending.iter().map(|(_, ids)| ids.capacity() * size_of::<Id>()).sum::<usize>()
+            + self.filters.bytes()
+            + self.tenants.bytes()
+    }
+
+    /// A time's place after `base`, where the table can hold it.
+    fn offset(&self, time: Timestamp) -> Option<u32> {
+        u32::try_from(time.millis().checked_sub(self.base?.millis())?).ok()
+    }
+
+    fn place(&mut self, hash: u64, id: Id) {
+        let tenants = &self.tenants;
+        match self.offset(id.time) {
+            Some(time) => {
+                let entry = Entry { id: id.id, tenant: id.tenant, time };
+                self.table.insert_unique(hash, entry, |e| key_hash(tenants.hash(e.tenant), e.id));
+            }
+            None => {
+                self.held.insert_unique(hash, id, |e| key_hash(tenants.hash(e.tenant), e.id));
+            }
+        }
+    }
+
+    /// A base that leaves the table three quarters of its limit.
+    fn crowded(&self) -> Timestamp {
+        let mut times: Vec<u32> = self.table.iter().map(|e| e.time).collect();
+        let kept = self.limits.max_ids / 4 * 3;
+        let last_dropped = times.len() - kept - 1;
+        let (_, time, _) = times.select_nth_unstable(last_dropped);
+        self.base.unwrap_or_default().plus_millis(i64::from(*time) + 1)
+    }
+
+    /// Moves `base` on. The ids that it passes go to the filters, and to `held` while they are pending.
+    fn sweep(&mut self, to: Timestamp) {
+        let Some(from) = self.base else { return };
+        if to <= from {
+            return;
+        }
+        let tenants = &self.tenants;
+        let hash = |id: [u64; 2], tenant: u32| key_hash(tenants.hash(tenant), id);
+        let shift = to.millis().saturating_sub(from.millis());
+        let mut passed = Vec::new();
+        self.table.retain(|e| match u32::try_from(i64::from(e.time) - shift) {
+            Ok(time) => {
+                e.time = time;
+                true
+            }
+            Err(_) => {
+                passed.push(hash(e.id, e.tenant));
+                false
+            }
+        });
+        let held = std::mem::take(&mut self.held);
+        // Those before the old base went to the filters when they were accepted.
+        passed.extend(held.iter().filter(|id| (from..to).contains(&id.time)).map(|id| hash(id.id, id.tenant)));
+        self.filters.insert_stretch(from, to, &passed);
+        if self.table.len() < self.table.capacity() / 4 {
+            self.table.shrink_to(self.table.len() * 2, |e| hash(e.id, e.tenant));
+        }
+        self.base = Some(to);
+        let pending = std::mem::take(&mut self.pending);
+        let pending_ids = pending.iter().flat_map(|(_, ids)| ids).filter(|id| id.time < to);
+        for id in held.iter().filter(|id| id.time >= to).chain(pending_ids) {
+            self.place(key_hash(self.tenants.hash(id.tenant), id.id), *id);
+        }
+        self.pending = pending;
+        self.forget_tenants();
+    }
+
+    /// Forgets the tenants of which no id is held, once they are most of them.
+    fn forget_tenants(&mut self) {
+        if self.tenants.len() < 1_024 {
+            return;
+        }
+        let mut used = vec![false; self.tenants.len()];
+        let exact = self.table.iter().map(|e| e.tenant).chain(self.held.iter().map(|id| id.tenant));
+        for tenant in exact.chain(self.pending.iter().flat_map(|(_, ids)| ids).map(|id| id.tenant)) {
+            used[tenant as usize] = true;
+        }
+        if used.iter().filter(|used| **used).count() > used.len() / 2 {
+            return;
+        }
+        // An id's hash is made of its tenant's name, so that it stays where it is.
+        let numbers = self.tenants.retain(&used);
+        self.table.iter_mut().for_each(|e| e.tenant = numbers[e.tenant as usize]);
+        self.held.iter_mut().for_each(|id| id.tenant = numbers[id.tenant as usize]);
+        let pending = self.pending.iter_mut().flat_map(|(_, ids)| ids);
+        pending.for_each(|id| id.tenant = numbers[id.tenant as usize]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

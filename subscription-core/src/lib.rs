@@ -1,4 +1,5 @@
-//! Core.
+#![doc = include_str!("../README.md")]
+
 mod admit;
 mod aggregate;
 mod alert;
@@ -7,16 +8,21 @@ mod counter;
 mod decimal;
 mod dedup;
 mod distinct;
+mod endpoint;
 mod error;
 mod event;
 mod gold;
+mod intern;
+mod json;
 mod limit;
 mod memory;
 mod partition;
 mod plan;
+mod ranges;
 mod record;
 mod rows;
 mod rules;
+mod schema;
 mod sink;
 mod sketch;
 mod source;
@@ -25,23 +31,42 @@ mod store;
 pub mod testkit;
 mod time;
 mod validate;
+mod varint;
 mod window;
 
+pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
+pub use aggregate::{AggregateEngine, GoldCut};
 pub use clock::{Clock, SystemClock};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
+pub use dedup::AdmitLimits;
+pub use distinct::DistinctCount;
 pub use error::{Error, ErrorKind, Result};
-pub use event::ApiUsageEvent;
+pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
+pub use limit::{Decision, Limits, Reason, Usage, decide};
+pub use memory::{
+    MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
+    StoredQuarantined, StoredRecord,
+};
 pub use partition::murmur2_partition;
-pub use plan::{Catalog, Terms};
+pub use plan::{
+    Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
+    WindowAlgorithm,
+};
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
 pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
 pub use rules::{AlertRules, BillingRules, Rules};
+pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
+pub use sketch::LatencySketch;
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
 };
 pub use time::{Timestamp, WindowKind};
-pub use validate::{Invalid, Judged};
+pub use validate::{
+    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge,
+    peek,
+};

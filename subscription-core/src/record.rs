@@ -122,6 +122,25 @@ impl RecordBatch {
         (0..self.metas.len()).map(|index| Record { batch: self, index })
     }
 
+    /// The same batch without what is before offset `from`: its span begins there.
+    ///
+    /// # Panics
+    /// If `from` is not in the span or its end.
+    pub fn since(&self, from: u64) -> Self {
+        assert!((self.from..=self.to).contains(&from), "offset {from} of a span {}..{}", self.from, self.to);
+        let first = self.metas.partition_point(|meta| meta.offset < from);
+        let gone = if first == 0 { 0 } else { self.metas[first - 1].headers_end };
+        let metas = self.metas[first..].iter().map(|meta| Meta { headers_end: meta.headers_end - gone, ..*meta });
+        Self {
+            from,
+            metas: metas.collect(),
+            headers: self.headers[gone as usize..].into(),
+            topic: self.topic.clone(),
+            data: self.data.clone(),
+            ..*self
+        }
+    }
+
     /// All bytes of the batch, into which the payloads' [`Text`]s point.
     pub(crate) fn data(&self) -> &Bytes {
         &self.data
@@ -218,7 +237,7 @@ impl RecordBatchBuilder {
         payload: Option<&[u8]>,
         payload_len: u64,
     ) {
-        let least = self.metas.last().map_or(self.from, |meta| meta.offset + 1);
+        let least = self.position();
         assert!(offset >= least, "offset {offset} after position {least}");
         let payload = payload.map(|p| {
             let kept = if payload_len > MAX_PAYLOAD_BYTES { p.len().min(TOO_LARGE_KEPT_BYTES) } else { p.len() };
@@ -227,6 +246,18 @@ impl RecordBatchBuilder {
         let key = key.map(|k| self.text(k));
         let headers_end = self.headers.len() as u32;
         self.metas.push(Meta { offset, timestamp, payload, payload_len, key, headers_end });
+    }
+
+    /// Adds a record of another batch as it is, headers and all.
+    ///
+    /// # Panics
+    /// As [`RecordBatchBuilder::push`].
+    pub fn push_record(&mut self, record: &Record<'_>) {
+        let Meta { offset, timestamp, payload_len, .. } = *record.meta();
+        self.push_truncated(offset, timestamp, record.key(), record.payload(), payload_len);
+        for (name, value) in record.headers() {
+            self.push_header(name, value);
+        }
     }
 
     /// Adds a header to the record pushed last.
@@ -249,6 +280,11 @@ impl RecordBatchBuilder {
         self.metas.is_empty()
     }
 
+    /// The least offset that the next record may have, which is also the least end of the span.
+    pub fn position(&self) -> u64 {
+        self.metas.last().map_or(self.from, |meta| meta.offset + 1)
+    }
+
     /// The bytes pushed so far.
     pub fn bytes(&self) -> usize {
         self.data.len()
@@ -259,7 +295,7 @@ impl RecordBatchBuilder {
     /// # Panics
     /// If `to` is not above the last offset, or below `from`.
     pub fn finish(self, to: u64) -> RecordBatch {
-        let least = self.metas.last().map_or(self.from, |meta| meta.offset + 1);
+        let least = self.position();
         assert!(to >= least, "span ends at {to}, before position {least}");
         RecordBatch {
             topic: self.topic,

@@ -129,6 +129,17 @@ impl EventBatch {
         self.rows.is_empty()
     }
 
+    /// The same batch without the rows before offset `from`.
+    pub fn since(&self, from: u64) -> Self {
+        let first = self.rows.partition_point(|row| row.offset < from);
+        Self {
+            base: self.base.clone(),
+            extra: self.extra.clone(),
+            rows: self.rows[first..].to_vec(),
+            labels: self.labels.clone(),
+        }
+    }
+
     /// A text of one of this batch's rows.
     ///
     /// # Panics
@@ -201,6 +212,31 @@ impl EventBatchBuilder {
     /// Adds a row whose texts this builder made.
     pub fn push(&mut self, row: EventRow) {
         self.rows.push(row);
+    }
+
+    /// Adds a copy of a row of another batch, with its texts.
+    pub fn push_copy(&mut self, from: &EventBatch, row: &EventRow) {
+        let mut opt = |text| self.opt_text(from.opt_text(text));
+        let copy = EventRow {
+            schema_version: opt(row.schema_version),
+            user_id: opt(row.user_id),
+            api_version: opt(row.api_version),
+            ip_address: opt(row.ip_address),
+            country_code: opt(row.country_code),
+            region: opt(row.region),
+            user_agent: opt(row.user_agent),
+            sdk_version: opt(row.sdk_version),
+            request_id: opt(row.request_id),
+            trace_id: opt(row.trace_id),
+            emitter_id: opt(row.emitter_id),
+            tenant_id: self.text(from.text(row.tenant_id)),
+            api_key_id: self.text(from.text(row.api_key_id)),
+            endpoint: self.text(from.text(row.endpoint)),
+            subscription_plan: self.text(from.text(row.subscription_plan)),
+            labels: from.labels(row).map(|labels| self.labels(labels)),
+            ..*row
+        };
+        self.push(copy);
     }
 
     /// The batch.

@@ -26,7 +26,8 @@ pub enum SourceEvent {
     /// Records of a started partition. Spans of one partition follow each other without overlap: each begins where
     /// the one before it ended (the first: at the offset given to [`Source::start`]).
     Records(RecordBatch),
-    /// The input has an end, and it is here: every started partition has had its records up to the end.
+    /// The input has an end, and it is here: every assigned partition was started and has had its records up to the
+    /// end.
     End,
 }
 
@@ -68,6 +69,19 @@ pub trait Source: Send {
 
     /// Tells that the caller is done with revoked partitions.
     async fn release(&mut self, partitions: &[u32]) -> Result<()>;
+
+    /// Whether a record's partition is that of its tenant by Kafka's default partitioner, so that a record elsewhere is
+    /// misrouted. Default: not claimed, so not checked.
+    fn routed_by_key(&self) -> bool {
+        false
+    }
+
+    /// Another process has moved a position of this one's partitions. A source whose partitions move between processes
+    /// gives up all of them, will announce with `Assigned` what it gets next, and answers true. Default: false, which
+    /// ends the run.
+    async fn rejoin(&mut self) -> Result<bool> {
+        Ok(false)
+    }
 
     /// How far it is.
     fn progress(&self) -> SourceProgress {

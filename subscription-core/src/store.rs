@@ -341,7 +341,7 @@ pub trait TableStore: Send + Sync {
     async fn partitions(&self, topic: &str) -> Result<Vec<u32>>;
 
     /// Makes the rows and positions of a stage durable.
-    async fn commit(&self, commit: Commit) -> Result<Committed>;
+    async fn commit(&self, commit: Arc<Commit>) -> Result<Committed>;
 
     /// Rows of Bronze of a partition at or after `from`, in offset order, as the records they were: about
     /// `max_bytes` of them, at least one; `None` where there are none. The batch's span is `[from, last offset + 1)`.

@@ -116,8 +116,8 @@ impl WindowKind {
     /// ```
     pub fn start(self, time: Timestamp) -> Timestamp {
         match self {
-            Self::Minute => Timestamp(time.0.div_euclid(MINUTE) * MINUTE),
-            Self::Hour => Timestamp(time.0.div_euclid(HOUR) * HOUR),
+            Self::Minute => Timestamp(time.0.div_euclid(MINUTE).saturating_mul(MINUTE)),
+            Self::Hour => Timestamp(time.0.div_euclid(HOUR).saturating_mul(HOUR)),
             Self::Month => {
                 let date = time.datetime().date_naive();
                 first_of(date.year(), date.month())

@@ -1,1 +1,15 @@
+#![doc = include_str!("../README.md")]
 
+mod commit;
+mod config;
+mod events;
+mod partition;
+mod pipeline;
+mod retry;
+mod run;
+mod settings;
+mod worker;
+
+pub use config::{PipelineConfig, RetryPolicy};
+pub use events::{EventStream, PipelineEvent, Progress};
+pub use pipeline::{Pipeline, PipelineBuilder, RunReport, runtime};

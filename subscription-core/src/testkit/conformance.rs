@@ -1,1 +1,26 @@
-//! To be written.
+//! What every plug-in must do, as suites that its author runs in one line. They panic with what is wrong.
+//!
+//! ```
+//! use subscription_core::testkit::{block_on, conformance};
+//! use subscription_core::{MemorySink, MemoryStore};
+//!
+//! block_on(conformance::table_store(async || {
+//!     let lake = MemoryStore::new();
+//!     async move || lake.handle()
+//! }));
+//! block_on(conformance::sink(
+//!     async || {
+//!         let sink = MemorySink::new();
+//!         async move || sink.clone()
+//!     },
+//!     |sink, topic| Some(sink.events(topic).len()),
+//! ));
+//! ```
+
+mod sinks;
+mod source;
+mod store;
+
+pub use sinks::{alert_sink, sink};
+pub use source::{source, source_records};
+pub use store::table_store;

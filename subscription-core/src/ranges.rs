@@ -1,0 +1,645 @@
+//! One Gold table of one partition: its rows in memory, by window and tenant, and the ranges in which they are stored.
+//!
+//! Rows are replaced, a whole range at a time. A stored range is a stretch of the keys (window start, tenant); ranges
+//! do not overlap, and those of one date lie in that date's folder. A range is *loaded* (all its rows are in memory) or
+//! *cold* (none is). A group, the rows of one key, is in memory if it belongs to a loaded range, or is new and belongs
+//! to none yet.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::intern::Tenants;
+use crate::store::{Counter, GoldRows};
+use crate::store::{PartitionState, RangeId, RangeKey, RangeRef, RangeWrite, Table};
+use crate::time::{DAY, Timestamp, WindowKind};
+
+/// Rows up to which a range grows before it is split, unless set otherwise.
+const RANGE_ROWS: usize = 8_192;
+
+/// The rows of one key.
+pub(crate) trait Group {
+    /// How many rows there are.
+    fn rows(&self) -> usize;
+    /// Memory outside of `Self`, in bytes.
+    fn heap_bytes(&self) -> usize;
+}
+
+/// A group in memory.
+#[derive(Debug)]
+struct Slot<G> {
+    group: G,
+    /// Whether it differs from what is stored.
+    changed: bool,
+    /// Whether it must stay in memory for another reason.
+    held: bool,
+}
+
+/// The groups of one window that are in memory.
+#[derive(Debug)]
+struct Window<G> {
+    end: i64,
+    groups: FxHashMap<u32, Box<Slot<G>>>,
+    /// The tenants whose groups changed.
+    changed: Vec<u32>,
+    /// When it was last touched, on the caller's clock.
+    used: u64,
+}
+
+/// A stored range.
+#[derive(Debug)]
+struct Range {
+    id: RangeId,
+    first: RangeKey,
+    last: RangeKey,
+    rows: u32,
+    loaded: bool,
+    /// Whether the cut under way replaces it.
+    replaced: bool,
+}
+
+impl Range {
+    /// Whether it lies before the key, around it or behind it.
+    fn compare(&self, window: i64, tenant: &str) -> std::cmp::Ordering {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let key = (window, tenant);
+        if (self.last.window_start.millis(), &*self.last.tenant_id) < key {
+            Less
+        } else if (self.first.window_start.millis(), &*self.first.tenant_id) > key {
+            Greater
+        } else {
+            Equal
+        }
+    }
+
+    fn day(&self) -> i64 {
+        day(self.first.window_start.millis())
+    }
+}
+
+fn day(window: i64) -> i64 {
+    window.div_euclid(DAY)
+}
+
+/// Keys of the cut that are written together, in place of some stored ranges.
+#[derive(Debug)]
+struct Run {
+    /// `2 × i + 1` for what replaces range `i`, `2 × i` for what is new before it: runs sort by it and their first key.
+    place: usize,
+    replaces: Option<usize>,
+    keys: Vec<(i64, u32)>,
+}
+
+/// One Gold table of one partition.
+#[derive(Debug)]
+pub(crate) struct GoldTable<G> {
+    table: Table,
+    partition: u32,
+    kind: WindowKind,
+    /// The next offset to apply that is not in what is stored.
+    pub(crate) position: u64,
+    /// The watermark at `position`, as stored.
+    pub(crate) watermark: Option<Timestamp>,
+    slots: Vec<Window<G>>,
+    free: Vec<usize>,
+    windows: BTreeMap<i64, usize>,
+    /// The window touched last, and where it is.
+    last: (i64, usize),
+    /// By rising keys.
+    ranges: Vec<Range>,
+    /// Rows up to which a range grows before it is split.
+    range_rows: usize,
+    /// The windows to which a cold range may matter: not before the first, before the second.
+    cold: (i64, i64),
+    /// The event time from which no cold range matters.
+    warm_from: i64,
+    /// The ranges that the cut under way writes.
+    written: Vec<(RangeKey, RangeKey, u32)>,
+    bytes: usize,
+    changed_bytes: usize,
+}
+
+impl<G: Group> GoldTable<G> {
+    pub(crate) fn new(table: Table, kind: WindowKind, partition: u32, state: &PartitionState) -> Result<Self> {
+        let mut ranges: Vec<Range> = state
+            .ranges
+            .iter()
+            .filter(|range| range.table == table)
+            .map(|range| Range {
+                id: range.id.clone(),
+                first: range.first.clone(),
+                last: range.last.clone(),
+                rows: range.rows,
+                loaded: false,
+                replaced: false,
+            })
+            .collect();
+        ranges.sort_by(|a, b| a.first.cmp(&b.first));
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[0].last >= pair[1].first) {
+            return Err(Error::new(ErrorKind::Corrupt, "stored ranges overlap")
+                .with("table", table.name())
+                .with("partition", partition)
+                .with("one", &pair[0].id.0)
+                .with("other", &pair[1].id.0));
+        }
+        let mut new = Self {
+            table,
+            partition,
+            kind,
+            position: state.position(table),
+            watermark: state.table(table).counter(Counter::Watermark).map(Timestamp::from_millis),
+            slots: Vec::new(),
+            free: Vec::new(),
+            windows: BTreeMap::new(),
+            last: (i64::MIN, 0),
+            ranges,
+            range_rows: RANGE_ROWS,
+            cold: (0, 0),
+            warm_from: 0,
+            written: Vec::new(),
+            bytes: 0,
+            changed_bytes: 0,
+        };
+        new.find_cold();
+        Ok(new)
+    }
+
+    pub(crate) fn set_range_rows(&mut self, rows: usize) {
+        self.range_rows = rows.max(1);
+        self.find_cold();
+    }
+
+    /// Whether new neighbours may join the range: it is at most half full.
+    fn small(&self, range: &Range) -> bool {
+        range.rows as usize <= self.range_rows / 2
+    }
+
+    /// The group of a key, where it is in memory.
+    pub(crate) fn get(&self, window: i64, tenant: u32) -> Option<&G> {
+        let slot = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
+        self.slots[slot].groups.get(&tenant).map(|slot| &slot.group)
+    }
+
+    /// Changes the group of a key; a new one is made where there is none.
+    pub(crate) fn change<T>(
+        &mut self,
+        tenants: &mut Tenants,
+        (window, tenant): (i64, u32),
+        now: u64,
+        new: impl FnOnce() -> G,
+        change: impl FnOnce(&mut G) -> T,
+    ) -> T {
+        let at = self.window(window);
+        let window = &mut self.slots[at];
+        window.used = now;
+        let (mut added, mut before) = (0, 0);
+        let slot = match window.groups.entry(tenant) {
+            std::collections::hash_map::Entry::Occupied(slot) => {
+                let slot = slot.into_mut();
+                before = slot.group.heap_bytes();
+                slot
+            }
+            std::collections::hash_map::Entry::Vacant(place) => {
+                tenants.retain(tenant);
+                added = Self::SLOT_BYTES;
+                place.insert(Box::new(Slot { group: new(), changed: false, held: false }))
+            }
+        };
+        let answer = change(&mut slot.group);
+        let after = slot.group.heap_bytes();
+        self.bytes = self.bytes + added + after - before;
+        if slot.changed {
+            self.changed_bytes = (self.changed_bytes + after).saturating_sub(before);
+        } else {
+            slot.changed = true;
+            window.changed.push(tenant);
+            self.changed_bytes += Self::SLOT_BYTES + after;
+        }
+        answer
+    }
+
+    /// The memory of a group, without what is outside of it: with its box, and its place in a map at most 7/8 full.
+    const SLOT_BYTES: usize = size_of::<Slot<G>>() + 48;
+
+    /// Keeps a group in memory until [`GoldTable::unhold`]. Answers whether it was not held before.
+    pub(crate) fn hold(&mut self, window: i64, tenant: u32) -> bool {
+        self.slot(window, tenant).is_some_and(|slot| !std::mem::replace(&mut slot.held, true))
+    }
+
+    pub(crate) fn unhold(&mut self, window: i64, tenant: u32) {
+        if let Some(slot) = self.slot(window, tenant) {
+            slot.held = false;
+        }
+    }
+
+    fn slot(&mut self, window: i64, tenant: u32) -> Option<&mut Slot<G>> {
+        let at = *self.windows.get(&window)?;
+        self.slots[at].groups.get_mut(&tenant).map(|slot| &mut **slot)
+    }
+
+    /// Where a window is in `slots`; it is made where there is none.
+    fn window(&mut self, start: i64) -> usize {
+        if self.last.0 == start {
+            return self.last.1;
+        }
+        let at = *self.windows.entry(start).or_insert_with(|| {
+            let end = self.kind.end(Timestamp::from_millis(start)).millis();
+            let window = Window { end, groups: FxHashMap::default(), changed: Vec::new(), used: 0 };
+            match self.free.pop() {
+                Some(at) => {
+                    self.slots[at] = window;
+                    at
+                }
+                None => {
+                    self.slots.push(window);
+                    self.slots.len() - 1
+                }
+            }
+        });
+        self.last = (start, at);
+        at
+    }
+
+    /// Whether a cold range may matter to a key of this window.
+    pub(crate) fn may_be_cold(&self, window: i64) -> bool {
+        (self.cold.0..self.cold.1).contains(&window)
+    }
+
+    /// The event time from which no cold range matters.
+    pub(crate) fn warm_from(&self) -> i64 {
+        self.warm_from
+    }
+
+    /// The cold range around a key.
+    pub(crate) fn cold_around(&self, window: i64, tenant: &str) -> Option<usize> {
+        let at = self.ranges.binary_search_by(|range| range.compare(window, tenant)).ok()?;
+        (!self.ranges[at].loaded).then_some(at)
+    }
+
+    /// The cold range around a key; or, where there is none around it, a small one beside it, which a new row can join
+    /// rather than begin one of its own.
+    pub(crate) fn cold_near(&self, window: i64, tenant: &str) -> Option<usize> {
+        match self.ranges.binary_search_by(|range| range.compare(window, tenant)) {
+            Ok(at) => (!self.ranges[at].loaded).then_some(at),
+            Err(at) => {
+                let beside = |range: &&Range| range.day() == day(window);
+                let left = at.checked_sub(1).map(|at| &self.ranges[at]).filter(beside);
+                let right = self.ranges.get(at).filter(beside);
+                match (left, right) {
+                    (Some(left), _) if left.loaded || self.small(left) => (!left.loaded).then(|| at - 1),
+                    (_, Some(right)) if self.small(right) && !right.loaded => Some(at),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn range_ref(&self, at: usize) -> RangeRef {
+        let range = &self.ranges[at];
+        RangeRef {
+            table: self.table,
+            partition: self.partition,
+            id: range.id.clone(),
+            first: range.first.clone(),
+            last: range.last.clone(),
+            rows: range.rows,
+        }
+    }
+
+    /// The cold ranges with windows that a watermark passes which goes from the stored one to `watermark`.
+    pub(crate) fn cold_to_finish(&self, watermark: Option<Timestamp>) -> Vec<usize> {
+        // The end of the last window that is over.
+        let Some(to) = watermark.map(|to| self.kind.start(to)) else { return Vec::new() };
+        if self.watermark.is_some_and(|from| to <= from) {
+            return Vec::new();
+        }
+        let end = |key: &RangeKey| self.kind.end(key.window_start);
+        let from = self.ranges.partition_point(|range| self.watermark.is_some_and(|from| end(&range.last) <= from));
+        (from..self.ranges.len())
+            .take_while(|at| end(&self.ranges[*at].first) <= to)
+            .filter(|at| !self.ranges[*at].loaded)
+            .collect()
+    }
+
+    /// Begins to take the rows of a stored range. `None` where it is loaded already.
+    pub(crate) fn begin_load(&self, range: &RangeRef) -> Result<Option<usize>> {
+        let at = self.ranges.binary_search_by(|known| known.first.cmp(&range.first)).ok();
+        match at.filter(|at| self.ranges[*at].id == range.id) {
+            Some(at) => Ok((!self.ranges[at].loaded).then_some(at)),
+            None => Err(Error::new(ErrorKind::Invariant, "no such stored range")
+                .with("table", self.table.name())
+                .with("partition", self.partition)
+                .with("range", &range.id.0)),
+        }
+    }
+
+    /// Takes a group of the range `at`, which is being loaded.
+    pub(crate) fn put(
+        &mut self,
+        tenants: &mut Tenants,
+        at: usize,
+        window: i64,
+        tenant: &str,
+        group: G,
+        now: u64,
+    ) -> Result<()> {
+        let range = &self.ranges[at];
+        if range.compare(window, tenant).is_ne() {
+            return Err(self.corrupt(at, "a stored row lies outside of its range"));
+        }
+        let id = tenants.intern(tenant);
+        let bytes = Self::SLOT_BYTES + group.heap_bytes();
+        let window = self.window(window);
+        let window = &mut self.slots[window];
+        window.used = now;
+        if window.groups.insert(id, Box::new(Slot { group, changed: false, held: false })).is_some() {
+            return Err(self.corrupt(at, "a stored range has two rows of one key"));
+        }
+        tenants.retain(id);
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    pub(crate) fn end_load(&mut self, at: usize) {
+        self.ranges[at].loaded = true;
+        self.find_cold();
+    }
+
+    pub(crate) fn corrupt(&self, at: usize, message: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, message)
+            .with("table", self.table.name())
+            .with("partition", self.partition)
+            .with("range", &self.ranges[at].id.0)
+    }
+
+    /// To be called when ranges were loaded or evicted.
+    pub(crate) fn find_cold(&mut self) {
+        let mut cold = (i64::MAX, i64::MIN);
+        for range in self.ranges.iter().filter(|range| !range.loaded) {
+            let (first, last) = if self.small(range) {
+                (range.day() * DAY, (range.day() + 1) * DAY)
+            } else {
+                (range.first.window_start.millis(), range.last.window_start.millis().saturating_add(1))
+            };
+            cold = (cold.0.min(first), cold.1.max(last));
+        }
+        self.cold = cold;
+        self.warm_from = if cold.0 < cold.1 {
+            self.kind.end(self.kind.start(Timestamp::from_millis(cold.1 - 1))).millis()
+        } else {
+            i64::MIN
+        };
+    }
+
+    /// Writes what changed since the last cut and the rows that `watermark` makes final. `emit` appends a group's
+    /// rows: (group, window's start and end, tenant, final).
+    ///
+    /// # Errors
+    /// `Invariant` where a range is cold that must be loaded.
+    pub(crate) fn cut<R>(
+        &mut self,
+        tenants: &mut Tenants,
+        watermark: Option<Timestamp>,
+        emit: impl Fn(&G, (Timestamp, Timestamp), u32, bool, &Tenants, &mut Vec<R>),
+        wrap: impl Fn(Vec<R>) -> GoldRows,
+    ) -> Result<Vec<RangeWrite>> {
+        if let Some(at) = self.cold_to_finish(watermark).first() {
+            return Err(self.not_loaded(*at));
+        }
+        self.finish(watermark);
+        let mut writes = Vec::new();
+        let runs = self.runs(tenants)?;
+        for (i, run) in runs.iter().enumerate() {
+            let day = day(run.keys[0].0);
+            let next = run.place.div_ceil(2);
+            let growing = runs.get(i + 1).is_none_or(|run| self::day(run.keys[0].0) != day)
+                && self.ranges.get(next).is_none_or(|range| range.day() != day);
+            let sizes: Vec<usize> = run.keys.iter().map(|key| self.get(key.0, key.1).map_or(0, G::rows)).collect();
+            for part in split(&sizes, self.range_rows, growing) {
+                let mut rows = Vec::with_capacity(sizes[part.clone()].iter().sum());
+                let keys = &run.keys[part];
+                for (start, tenant) in keys {
+                    let window = &self.slots[self.windows[start]];
+                    let bounds = (Timestamp::from_millis(*start), Timestamp::from_millis(window.end));
+                    let is_final = watermark.is_some_and(|watermark| bounds.1 <= watermark);
+                    emit(&window.groups[tenant].group, bounds, *tenant, is_final, tenants, &mut rows);
+                }
+                let key = |(window, tenant): (i64, u32)| RangeKey {
+                    window_start: Timestamp::from_millis(window),
+                    tenant_id: tenants.name(tenant).clone(),
+                };
+                let (first, last) = (key(keys[0]), key(keys[keys.len() - 1]));
+                self.written.push((first.clone(), last.clone(), u32::try_from(rows.len()).unwrap_or(u32::MAX)));
+                writes.push(RangeWrite {
+                    table: self.table,
+                    partition: self.partition,
+                    replaces: run.replaces.iter().map(|at| self.ranges[*at].id.clone()).collect(),
+                    first,
+                    last,
+                    rows: wrap(rows),
+                });
+            }
+        }
+        for run in runs {
+            if let Some(at) = run.replaces {
+                self.ranges[at].replaced = true;
+            }
+        }
+        self.changed_bytes = 0;
+        Ok(writes)
+    }
+
+    /// The cut under way is stored, its ranges under the next of `ids`, and the table stands at `position`.
+    pub(crate) fn committed<'a>(
+        &mut self,
+        ids: &mut impl Iterator<Item = &'a RangeId>,
+        position: u64,
+        watermark: Option<Timestamp>,
+    ) {
+        self.position = position;
+        self.watermark = self.watermark.max(watermark);
+        self.ranges.retain(|range| !range.replaced);
+        for ((first, last, rows), id) in self.written.drain(..).zip(ids) {
+            let at = self.ranges.partition_point(|range| range.first < first);
+            self.ranges.insert(at, Range { id: id.clone(), first, last, rows, loaded: true, replaced: false });
+        }
+    }
+
+    /// How many ranges the cut under way writes.
+    pub(crate) fn writing(&self) -> usize {
+        self.written.len()
+    }
+
+    /// Marks the groups as changed whose windows end behind the stored watermark, but not behind `watermark`.
+    fn finish(&mut self, watermark: Option<Timestamp>) {
+        let Some(to) = watermark else { return };
+        let from = self.watermark.unwrap_or(Timestamp::MIN);
+        for at in self.windows.values() {
+            let window = &mut self.slots[*at];
+            let end = Timestamp::from_millis(window.end);
+            if from < end && end <= to {
+                for (tenant, slot) in &mut window.groups {
+                    if !std::mem::replace(&mut slot.changed, true) {
+                        window.changed.push(*tenant);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Which keys are to be written, together with which stored range. Afterwards nothing is marked as changed.
+    fn runs(&mut self, tenants: &mut Tenants) -> Result<Vec<Run>> {
+        let mut touched: BTreeMap<usize, Vec<(i64, u32)>> = BTreeMap::new();
+        let mut fresh: Vec<(usize, i64, u32)> = Vec::new();
+        for (start, at) in &self.windows {
+            let window = &mut self.slots[*at];
+            if window.changed.is_empty() {
+                continue;
+            }
+            let mut changed = std::mem::take(&mut window.changed);
+            for tenant in &changed {
+                if let Some(slot) = window.groups.get_mut(tenant) {
+                    slot.changed = false;
+                }
+            }
+            tenants.sort(&mut changed);
+            for tenant in changed {
+                match self.ranges.binary_search_by(|range| range.compare(*start, tenants.name(tenant))) {
+                    Ok(at) if self.ranges[at].loaded => {
+                        touched.entry(at).or_default();
+                    }
+                    Ok(at) => return Err(self.not_loaded(at)),
+                    Err(gap) => fresh.push((gap, *start, tenant)),
+                }
+            }
+        }
+        // New keys join the range before or behind them where that is rewritten anyway, or is small.
+        let mut runs = Vec::new();
+        for stretch in fresh.chunk_by(|a, b| a.0 == b.0 && day(a.1) == day(b.1)) {
+            let (gap, window, _) = stretch[0];
+            let joins = |at: usize| {
+                let range = &self.ranges[at];
+                range.loaded && range.day() == day(window) && (self.small(range) || touched.contains_key(&at))
+            };
+            let neighbour = gap
+                .checked_sub(1)
+                .filter(|at| joins(*at))
+                .or_else(|| (gap < self.ranges.len() && joins(gap)).then_some(gap));
+            let keys = stretch.iter().map(|(_, window, tenant)| (*window, *tenant));
+            match neighbour {
+                Some(at) => touched.entry(at).or_default().extend(keys),
+                None => runs.push(Run { place: 2 * gap, replaces: None, keys: keys.collect() }),
+            }
+        }
+        let mut sorted = FxHashMap::default();
+        for (at, joined) in touched {
+            let mut keys = self.keys(at, tenants, &mut sorted);
+            let before = joined
+                .partition_point(|(window, tenant)| self.ranges[at].compare(*window, tenants.name(*tenant)).is_gt());
+            keys.splice(0..0, joined[..before].iter().copied());
+            keys.extend_from_slice(&joined[before..]);
+            runs.push(Run { place: 2 * at + 1, replaces: Some(at), keys });
+        }
+        runs.sort_by_key(|run| (run.place, run.keys[0].0));
+        Ok(runs)
+    }
+
+    /// The keys of a loaded range, in order. `sorted` keeps the order of windows that were met before.
+    fn keys(&self, at: usize, tenants: &mut Tenants, sorted: &mut FxHashMap<i64, Vec<u32>>) -> Vec<(i64, u32)> {
+        let range = &self.ranges[at];
+        let mut keys = Vec::with_capacity(range.rows as usize);
+        let (first, last) = (range.first.window_start.millis(), range.last.window_start.millis());
+        for (start, at) in self.windows.range(first..=last) {
+            let ids = sorted.entry(*start).or_insert_with(|| {
+                let mut ids: Vec<u32> = self.slots[*at].groups.keys().copied().collect();
+                tenants.sort(&mut ids);
+                ids
+            });
+            let from = ids.partition_point(|id| range.compare(*start, tenants.name(*id)).is_gt());
+            let to = ids.partition_point(|id| range.compare(*start, tenants.name(*id)).is_ge());
+            keys.extend(ids[from..to].iter().map(|id| (*start, *id)));
+        }
+        keys
+    }
+
+    fn not_loaded(&self, at: usize) -> Error {
+        Error::new(ErrorKind::Invariant, "a stored range is needed and was not loaded")
+            .with("table", self.table.name())
+            .with("partition", self.partition)
+            .with("range", &self.ranges[at].id.0)
+    }
+
+    /// The loaded ranges that no cut is about to replace, each with the time it was last used.
+    pub(crate) fn evictable(&self) -> impl Iterator<Item = (u64, usize)> {
+        self.ranges.iter().enumerate().filter(|(_, range)| range.loaded && !range.replaced).map(|(at, range)| {
+            let windows = self.windows.range(range.first.window_start.millis()..=range.last.window_start.millis());
+            (windows.map(|(_, at)| self.slots[*at].used).max().unwrap_or(0), at)
+        })
+    }
+
+    /// Drops the rows of a loaded range, unless one of them has to stay.
+    pub(crate) fn evict(&mut self, at: usize, tenants: &mut Tenants) {
+        let range = &self.ranges[at];
+        let (first, last) = (range.first.window_start.millis(), range.last.window_start.millis());
+        let windows: Vec<(i64, usize)> = self.windows.range(first..=last).map(|(start, at)| (*start, *at)).collect();
+        let inside = |start: i64, id: u32, tenants: &Tenants| range.compare(start, tenants.name(id)).is_eq();
+        let needed = windows.iter().any(|(start, at)| {
+            let groups = &self.slots[*at].groups;
+            groups.iter().any(|(id, slot)| (slot.changed || slot.held) && inside(*start, *id, tenants))
+        });
+        if needed {
+            return;
+        }
+        let mut released = Vec::new();
+        for (start, at) in windows {
+            let window = &mut self.slots[at];
+            window.groups.retain(|id, slot| {
+                let evicted = inside(start, *id, tenants);
+                if evicted {
+                    self.bytes -= Self::SLOT_BYTES + slot.group.heap_bytes();
+                    released.push(*id);
+                }
+                !evicted
+            });
+            if window.groups.is_empty() {
+                window.groups = FxHashMap::default();
+                self.windows.remove(&start);
+                self.free.push(at);
+                self.last = (i64::MIN, 0);
+            }
+        }
+        released.into_iter().for_each(|id| tenants.release(id));
+        self.ranges[at].loaded = false;
+    }
+
+    /// Memory of the rows and of the list of ranges, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.bytes + self.ranges.capacity() * size_of::<Range>()
+    }
+
+    /// Memory of the rows that changed since the last cut, in bytes.
+    pub(crate) fn changed_bytes(&self) -> usize {
+        self.changed_bytes
+    }
+}
+
+/// Cuts groups of these sizes into ranges of at most `most` rows; a larger group is one by itself. At the growing end of a date all but the last are filled, for what comes
+/// goes behind them; elsewhere they are of equal size, for what comes goes anywhere.
+fn split(sizes: &[usize], most: usize, growing: bool) -> Vec<std::ops::Range<usize>> {
+    let total: usize = sizes.iter().sum();
+    let most = if growing { most } else { total.div_ceil(total.div_ceil(most).max(1)) };
+    let mut parts = Vec::new();
+    let (mut from, mut rows) = (0, 0);
+    for (at, size) in sizes.iter().enumerate() {
+        if rows > 0 && rows + size > most {
+            parts.push(from..at);
+            (from, rows) = (at, 0);
+        }
+        rows += size;
+    }
+    if from < sizes.len() {
+        parts.push(from..sizes.len());
+    }
+    parts
+}

@@ -1,0 +1,130 @@
+//! The plug-ins in memory pass the suites, and the wrappers fail when they are told to.
+
+use subscription_core::testkit::conformance;
+use subscription_core::testkit::faults::{ANY, Fault, Faults, FaultyAlertSink, FaultySink, FaultySource, FaultyStore};
+use subscription_core::testkit::{block_on, samples};
+use subscription_core::*;
+
+#[test]
+fn memory_store() {
+    block_on(conformance::table_store(async || {
+        let lake = MemoryStore::new();
+        async move || lake.handle()
+    }));
+}
+
+#[test]
+fn memory_source() {
+    let records = conformance::source_records("usage", 3, 50);
+    for size in [1, 7, 1_000] {
+        let open = async || MemorySource::new("usage", records.clone()).with_cuts(move || size);
+        block_on(conformance::source(open, &records));
+    }
+}
+
+#[test]
+fn memory_sinks() {
+    let fresh = async || {
+        let sink = MemorySink::new();
+        async move || sink.clone()
+    };
+    block_on(conformance::sink(fresh, |sink, topic| Some(sink.events(topic).len())));
+    block_on(conformance::alert_sink(async || MemoryAlerts::new(), |sink| Some(sink.alerts().len())));
+}
+
+/// Wrappers without faults change nothing.
+#[test]
+fn wrappers() {
+    block_on(conformance::table_store(async || {
+        let lake = MemoryStore::new();
+        async move || FaultyStore::new(lake.handle(), Faults::new())
+    }));
+    let records = conformance::source_records("usage", 2, 20);
+    let open = async || FaultySource::new(MemorySource::new("usage", records.clone()), Faults::new());
+    block_on(conformance::source(open, &records));
+    let fresh = async || {
+        let sink = MemorySink::new();
+        async move || FaultySink::new(sink.clone(), Faults::new())
+    };
+    block_on(conformance::sink(fresh, |sink, topic| Some(sink.inner().events(topic).len())));
+    let open = async || FaultyAlertSink::new(MemoryAlerts::new(), Faults::new());
+    block_on(conformance::alert_sink(open, |sink| Some(sink.inner().alerts().len())));
+}
+
+fn commit() -> Commit {
+    let rows = samples::admitted("usage", 0, 0);
+    let tables = [Table::DeadLetter, Table::Bronze, Table::Quarantine, Table::Silver];
+    let spans = vec![TableSpan { partition: 0, from: 0, to: rows.records.to(), counters: Vec::new() }];
+    let tables = tables.map(|table| TableCommit { table, spans: spans.clone() }).to_vec();
+    Commit { topic: "usage".into(), tables, admitted: vec![rows.into()], ranges: Vec::new() }
+}
+
+#[test]
+fn faults_before_within_and_after() {
+    for (fault, bronze, silver) in [(Fault::Before, 0, 0), (Fault::Within, 7, 0), (Fault::After, 7, 4)] {
+        let store = FaultyStore::new(MemoryStore::new(), Faults::new().fail("commit", 0, fault));
+        let error = block_on(store.commit(commit().into())).unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        let tables = store.inner().tables("usage");
+        assert_eq!((tables.bronze.len(), tables.silver.len()), (bronze, silver), "{fault:?}");
+        block_on(store.commit(commit().into())).unwrap();
+        let tables = store.inner().tables("usage");
+        assert_eq!((tables.bronze.len(), tables.silver.len()), (7, 4), "{fault:?} and again");
+    }
+}
+
+#[test]
+fn a_crash_is_for_good() {
+    let faults = Faults::new().crash(ANY, 1, Fault::After);
+    let store = FaultyStore::new(MemoryStore::new(), faults.clone());
+    assert!(block_on(store.settings()).is_ok());
+    assert!(!faults.is_down());
+    assert!(!block_on(store.commit(commit().into())).unwrap_err().is_retryable());
+    assert!(faults.is_down());
+    assert_eq!(store.inner().tables("usage").silver.len(), 4);
+    for _ in 0..3 {
+        assert!(block_on(store.settings()).is_err());
+    }
+    assert_eq!(faults.calls(), ["settings", "commit", "settings", "settings", "settings"]);
+}
+
+#[test]
+fn chance_is_the_seed_s() {
+    let failures = |seed: u64| -> Vec<bool> {
+        let store = FaultyStore::new(MemoryStore::new(), Faults::new().by_chance(seed, 200));
+        (0..1_000).map(|_| block_on(store.settings()).is_err()).collect()
+    };
+    let count = failures(1).into_iter().filter(|failed| *failed).count();
+    assert!((120..280).contains(&count), "{count} of 1,000");
+    assert_eq!(failures(1), failures(1));
+    assert_ne!(failures(1), failures(2));
+}
+
+/// Whatever fails, a source that is asked again delivers every record once.
+#[test]
+fn a_source_that_fails_loses_nothing() {
+    let records = conformance::source_records("usage", 2, 100);
+    for seed in 0..20 {
+        let inner = MemorySource::new("usage", records.clone()).with_cuts(|| 3);
+        let mut source = FaultySource::new(inner, Faults::new().by_chance(seed, 300));
+        let mut delivered = [0, 0];
+        loop {
+            match block_on(source.next()) {
+                Ok(SourceEvent::Assigned(partitions)) => {
+                    for partition in partitions {
+                        while block_on(source.start(partition, 0)).is_err() {}
+                    }
+                }
+                Ok(SourceEvent::Records(batch)) => {
+                    let position = &mut delivered[batch.partition() as usize];
+                    assert_eq!(batch.from(), *position);
+                    *position = batch.to();
+                }
+                Ok(SourceEvent::End) => break,
+                Ok(event) => panic!("{event:?}"),
+                Err(error) => assert!(error.is_retryable()),
+            }
+        }
+        assert_eq!(delivered, [100, 100]);
+    }
+}

@@ -1,0 +1,264 @@
+//! One partition: its two engines, and how they catch up with what the lake holds.
+
+use std::sync::Arc;
+
+use subscription_core::{
+    AdmitEngine, AdmitStart, Admitted, AggregateEngine, AlertRow, Counter, Counts, EngineConfig, Error, ErrorKind,
+    EventBatch, GoldCut, PartitionState, RecordBatch, Result, Table, TableStore, Timestamp,
+};
+use tokio::runtime::Handle;
+
+use crate::retry::Retry;
+
+/// Rows of Silver read at a time while Gold catches up, and bytes of Bronze while Silver does.
+const CATCH_UP_ROWS: usize = 32_768;
+const CATCH_UP_BYTES: usize = 8 << 20;
+
+/// What the engines of all partitions share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) topic: Arc<str>,
+    pub(crate) store: Arc<dyn TableStore>,
+    pub(crate) retry: Retry,
+    pub(crate) handle: Handle,
+}
+
+/// What a partition is doing. Each phase ends where the table before it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Gold takes the rows of Silver from `at` on.
+    Gold { at: u64 },
+    /// Silver takes the rows of Bronze.
+    Silver,
+    /// Everything takes the records of the source.
+    Live,
+}
+
+pub(crate) struct Partition {
+    number: u32,
+    shared: Shared,
+    config: Arc<EngineConfig>,
+    admit: AdmitEngine,
+    aggregate: AggregateEngine,
+    phase: Phase,
+    /// Where Silver and Bronze stood at the start.
+    silver: u64,
+    bronze: u64,
+    /// Records read and dead letters among them, as of `bronze`.
+    bronze_counts: Counts,
+    pending: Vec<Arc<Admitted>>,
+    alerts: Vec<AlertRow>,
+}
+
+/// What a partition has for a commit.
+pub(crate) struct PartitionCut {
+    pub(crate) partition: u32,
+    /// The position that Bronze and Silver reach with it.
+    pub(crate) to: u64,
+    pub(crate) counts: Counts,
+    pub(crate) watermark: Option<Timestamp>,
+    pub(crate) ingestion_time: Option<Timestamp>,
+    pub(crate) admitted: Vec<Arc<Admitted>>,
+    pub(crate) gold: Option<GoldCut>,
+    /// Raised since the last Gold cut.
+    pub(crate) alerts: Vec<AlertRow>,
+}
+
+impl Partition {
+    /// A partition as the lake has it: an empty cache and the positions.
+    pub(crate) fn new(shared: Shared, config: Arc<EngineConfig>, number: u32, state: &PartitionState) -> Result<Self> {
+        let silver = state.table(Table::Silver);
+        let bronze = state.table(Table::Bronze);
+        let count = |position: &subscription_core::TablePosition, counter| {
+            position.counter(counter).map_or(0, |value| value.max(0) as u64)
+        };
+        // Silver is fed from Bronze until it has caught up: dead letters are not seen, so not counted, before that.
+        let mut counts = Counts {
+            accepted: count(silver, Counter::Accepted),
+            duplicates: count(silver, Counter::Duplicates),
+            quarantined: count(silver, Counter::Quarantined),
+            ..Counts::default()
+        };
+        counts.read = counts.accepted + counts.duplicates + counts.quarantined;
+        let watermark = silver.counter(Counter::Watermark).map(Timestamp::from_millis);
+        let start = AdmitStart {
+            position: silver.position,
+            counts,
+            watermark,
+            ingestion_time: silver.counter(Counter::IngestionTime).map(Timestamp::from_millis),
+        };
+        let mut admit = AdmitEngine::new(config.clone(), shared.topic.clone(), number, start);
+        if let Some(watermark) = watermark {
+            let ids = shared
+                .handle
+                .block_on(shared.retry.run("read ids", || shared.store.read_ids(&shared.topic, number, watermark)))?;
+            admit.remember(&ids);
+        }
+        let aggregate = AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
+        Ok(Self {
+            number,
+            phase: Phase::Gold { at: aggregate.least_position() },
+            silver: silver.position,
+            bronze: bronze.position,
+            bronze_counts: Counts {
+                read: count(bronze, Counter::Read),
+                dead_lettered: count(bronze, Counter::DeadLettered),
+                ..Counts::default()
+            },
+            shared,
+            config,
+            admit,
+            aggregate,
+            pending: Vec::new(),
+            alerts: Vec::new(),
+        })
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.phase == Phase::Live
+    }
+
+    /// Where the source is to begin.
+    pub(crate) fn bronze_position(&self) -> u64 {
+        self.bronze
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> usize {
+        self.aggregate.dirty_bytes()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.admit.memory_bytes() + self.aggregate.memory_bytes()
+    }
+
+    /// Payload bytes that wait for a commit.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(|admitted| admitted.records.memory()).sum()
+    }
+
+    /// One step of catching up; answers the bytes that now wait for a commit besides.
+    pub(crate) fn catch_up(&mut self) -> Result<usize> {
+        match self.phase {
+            Phase::Gold { at } if at < self.silver => {
+                let shared = self.shared.clone();
+                let rows = shared.handle.block_on(shared.retry.run("read silver", || {
+                    shared.store.read_silver(&shared.topic, self.number, at, self.silver, CATCH_UP_ROWS)
+                }))?;
+                let to = match rows.rows().last() {
+                    Some(last) if rows.rows().len() >= CATCH_UP_ROWS => last.offset + 1,
+                    _ => self.silver,
+                };
+                self.take_rows(&rows, to)?;
+                self.phase = Phase::Gold { at: to };
+                Ok(0)
+            }
+            Phase::Gold { .. } => {
+                self.phase = Phase::Silver;
+                Ok(0)
+            }
+            Phase::Silver => {
+                let at = self.admit.position();
+                if at < self.bronze {
+                    let shared = self.shared.clone();
+                    let batch = shared.handle.block_on(shared.retry.run("read bronze", || {
+                        shared.store.read_bronze(&shared.topic, self.number, at, CATCH_UP_BYTES)
+                    }))?;
+                    let batch = match batch {
+                        Some(batch) if batch.to() > self.bronze => {
+                            return Err(Error::new(
+                                ErrorKind::Fenced,
+                                "another process writes this partition of the lake",
+                            )
+                            .with("table", Table::Bronze.name())
+                            .with("partition", self.number));
+                        }
+                        Some(batch) => batch,
+                        // Bronze may end in dead letters, which leave no row there.
+                        None => RecordBatch::builder(shared.topic.clone(), self.number, at).finish(self.bronze),
+                    };
+                    return self.take_records(batch);
+                }
+                self.admit.set_source_counts(self.bronze_counts.read, self.bronze_counts.dead_lettered)?;
+                self.phase = Phase::Live;
+                Ok(0)
+            }
+            Phase::Live => Ok(0),
+        }
+    }
+
+    /// Runs records through both engines; answers the bytes that now wait for a commit besides.
+    pub(crate) fn take_records(&mut self, batch: RecordBatch) -> Result<usize> {
+        let bytes = batch.memory();
+        let mut prepared = AdmitEngine::prepare(&self.config, batch);
+        let questions = self.admit.lookups(&mut prepared);
+        let answers = if questions.is_empty() {
+            Vec::new()
+        } else {
+            let shared = &self.shared;
+            shared
+                .handle
+                .block_on(shared.retry.run("look up ids", || shared.store.lookup(&shared.topic, &questions)))?
+        };
+        let admitted = self.admit.apply(prepared, &answers)?;
+        self.take_rows(&admitted.accepted, admitted.records.to())?;
+        self.pending.push(Arc::new(admitted));
+        Ok(bytes)
+    }
+
+    fn take_rows(&mut self, rows: &EventBatch, to: u64) -> Result<()> {
+        let ranges = self.aggregate.lookups(rows);
+        self.load(&ranges)?;
+        let raised = self.aggregate.apply(rows, to)?;
+        self.alerts.extend(raised);
+        Ok(())
+    }
+
+    fn load(&mut self, ranges: &[subscription_core::RangeRef]) -> Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        let loaded =
+            shared.handle.block_on(shared.retry.run("load windows", || shared.store.load(&shared.topic, ranges)))?;
+        for (range, rows) in ranges.iter().zip(loaded) {
+            self.aggregate.load(range, rows)?;
+        }
+        Ok(())
+    }
+
+    /// What is to be committed: all that was taken so far.
+    pub(crate) fn cut(&mut self, gold: bool) -> Result<PartitionCut> {
+        let (gold, alerts) = if gold {
+            let ranges = self.aggregate.cut_lookups();
+            self.load(&ranges)?;
+            (Some(self.aggregate.cut()?), std::mem::take(&mut self.alerts))
+        } else {
+            (None, Vec::new())
+        };
+        Ok(PartitionCut {
+            partition: self.number,
+            to: self.admit.position(),
+            counts: self.admit.counts(),
+            watermark: self.admit.watermark(),
+            ingestion_time: self.admit.ingestion_time(),
+            admitted: std::mem::take(&mut self.pending),
+            gold,
+            alerts,
+        })
+    }
+
+    /// Silver's rows below `position` are durable and visible.
+    pub(crate) fn silver_visible(&mut self, position: u64) {
+        self.admit.visible(position);
+    }
+
+    /// The Gold cut is durable, under these names.
+    pub(crate) fn gold_committed(&mut self, ranges: &[subscription_core::RangeId]) -> Result<()> {
+        self.aggregate.committed(ranges)
+    }
+
+    /// Drops what is clean above `max_bytes` of Gold rows.
+    pub(crate) fn evict(&mut self, max_bytes: usize) {
+        self.aggregate.evict(max_bytes);
+    }
+}

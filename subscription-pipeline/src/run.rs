@@ -1,0 +1,484 @@
+//! The coordinator of a running pipeline: reads the source, hands records to the workers, times the commits.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use subscription_core::{
+    AdmitLimits, Counter, EngineConfig, Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity,
+    Table, Timestamp,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
+use crate::config::PipelineConfig;
+use crate::events::{Events, PipelineEvent, Progress};
+use crate::partition::Shared;
+use crate::pipeline::{Pipeline, RunReport};
+use crate::retry::Retry;
+use crate::settings;
+use crate::worker::{Gauges, Job, Limits, Report, Worker};
+
+pub(crate) struct Run {
+    source: Box<dyn Source>,
+    committer: Committer,
+    config: PipelineConfig,
+    engine: EngineConfig,
+    events: Events,
+    gauges: Arc<Gauges>,
+    workers: Vec<Worker>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    owned: BTreeMap<u32, Owned>,
+    rows: Option<JoinHandle<Result<RowsDone>>>,
+    gold: Option<JoinHandle<Result<GoldDone>>>,
+    /// Records were handed out, or caught up on, since the last cut of each kind.
+    rows_due: bool,
+    gold_due: bool,
+    /// On the monotonic clock, in nanoseconds.
+    started: u64,
+    next_rows: u64,
+    next_gold: u64,
+    read: u64,
+    durable: u64,
+}
+
+/// A partition of this process.
+struct Owned {
+    standing: Standing,
+    /// The record before the position, as the lake has it, until the source has shown the same.
+    expected: Option<RecordBatch>,
+    /// Where the source has delivered to; `None` until it was asked to start.
+    delivered: Option<u64>,
+}
+
+impl Run {
+    pub(crate) fn new(pipeline: Pipeline) -> Result<Self> {
+        let Pipeline { source, store, sinks, alert_sinks, config, rules, catalog, clock, events } = pipeline;
+        let topic: Arc<str> = source.topic().into();
+        let retry = Retry { policy: config.retry, clock: clock.clone(), events: events.clone() };
+        let started = clock.monotonic_nanos();
+        Ok(Self {
+            engine: EngineConfig { rules, catalog, routing: None, limits: AdmitLimits::default() },
+            committer: Committer { topic, store, sinks, alert_sinks, retry, clock },
+            source,
+            events,
+            gauges: Arc::default(),
+            workers: Vec::new(),
+            reports: mpsc::unbounded_channel().1,
+            owned: BTreeMap::new(),
+            rows: None,
+            gold: None,
+            rows_due: false,
+            gold_due: false,
+            started,
+            next_rows: started + nanos(config.commit_interval),
+            next_gold: started + nanos(config.gold_interval.max(config.commit_interval)),
+            read: 0,
+            durable: 0,
+            config,
+        })
+    }
+
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<RunReport> {
+        let identity = self.source.identity().await?;
+        self.check_lake(&identity).await?;
+        if self.source.routed_by_key() {
+            self.engine.routing = Some(identity.partitions);
+        }
+        // All partitions may come to this process, so each gets its share of the memory.
+        let partitions = identity.partitions.max(1) as usize;
+        self.engine.limits = AdmitLimits {
+            max_ids: self.config.max_dedup_ids / partitions,
+            max_filter_bytes: self.config.max_dedup_filter_bytes / partitions,
+        };
+        self.start_workers()?;
+        tokio::pin!(stop);
+        let mut ticks = tokio::time::interval(self.config.commit_interval.min(Duration::from_millis(100)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let reading = self.gauges.uncommitted.load(Ordering::Relaxed) < self.config.max_uncommitted_bytes;
+            tokio::select! {
+                biased;
+                () = &mut stop => return self.finish(false).await,
+                Some(report) = self.reports.recv() => self.take_report(report).await?,
+                done = joined(&mut self.rows) => { self.rows = None; self.rows_done(done).await?; }
+                done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
+                _ = ticks.tick() => {}
+                event = self.source.next(), if reading => match event {
+                    Ok(SourceEvent::End) => {
+                        self.check_end()?;
+                        return self.finish(true).await;
+                    }
+                    Ok(event) => self.take_event(event, identity.partitions).await?,
+                    Err(error) if error.is_retryable() => {
+                        let pause = self.config.retry.first;
+                        self.events.send(PipelineEvent::Retrying { what: "read the source", error: format!("{error:?}"), pause });
+                        tokio::time::sleep(pause).await;
+                    }
+                    Err(error) => {
+                        // What was read before the error is whole: keep it.
+                        self.finish(false).await?;
+                        return Err(error);
+                    }
+                },
+            }
+            self.cut_if_due();
+        }
+    }
+
+    /// Compares the lake with what it is about to be filled from.
+    async fn check_lake(&mut self, identity: &SourceIdentity) -> Result<()> {
+        let store = &self.committer.store;
+        let known = store.partitions(&self.committer.topic).await?;
+        let mut read_to = None;
+        for state in store.state(&self.committer.topic, &known).await? {
+            let time = state.table(Table::Bronze).counter(Counter::IngestionTime).map(Timestamp::from_millis);
+            read_to = read_to.max(time);
+        }
+        let now = settings::describe(&self.committer.topic, identity, &self.engine.rules, &self.engine.catalog)?;
+        if let Some(settings) = settings::reconcile(store.settings().await?.as_ref(), &now, read_to)? {
+            store.put_settings(settings).await?;
+        }
+        Ok(())
+    }
+
+    fn start_workers(&mut self) -> Result<()> {
+        let engine = Arc::new(self.engine.clone());
+        let shared = Shared {
+            topic: self.committer.topic.clone(),
+            store: self.committer.store.clone(),
+            retry: self.committer.retry.clone(),
+            handle: Handle::current(),
+        };
+        let limits = Limits {
+            uncommitted: self.config.max_uncommitted_bytes,
+            gold: (self.config.max_gold_bytes / self.config.workers).max(1),
+        };
+        let (sender, reports) = mpsc::unbounded_channel();
+        self.reports = reports;
+        self.workers.clear();
+        for i in 0..self.config.workers {
+            let name = format!("usage-engine-{i}");
+            let (engine, gauges) = (engine.clone(), self.gauges.clone());
+            self.workers.push(Worker::spawn(name, shared.clone(), engine, limits, gauges, sender.clone())?);
+        }
+        Ok(())
+    }
+
+    async fn take_event(&mut self, event: SourceEvent, partitions: u32) -> Result<()> {
+        match event {
+            SourceEvent::Assigned(assigned) => self.assign(assigned, partitions).await?,
+            SourceEvent::Records(batch) => self.hand_out(batch)?,
+            SourceEvent::Revoked { partitions, deadline } => {
+                // Past the deadline the partitions go uncommitted: their next owner reads those records again.
+                if let Ok(done) = tokio::time::timeout(deadline, self.commit_all()).await {
+                    done?;
+                }
+                self.drop_partitions(&partitions).await;
+                self.source.release(&partitions).await?;
+                self.events.send(PipelineEvent::Released { partitions });
+            }
+            SourceEvent::Lost(partitions) => {
+                self.drop_partitions(&partitions).await;
+                self.events.send(PipelineEvent::Released { partitions });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn assign(&mut self, assigned: Vec<u32>, partitions: u32) -> Result<()> {
+        if let Some(beyond) = assigned.iter().find(|&&p| p >= partitions) {
+            return Err(Error::new(ErrorKind::Other, "the source assigned a partition that it does not have")
+                .with("partition", beyond)
+                .with("partitions", partitions));
+        }
+        let (store, topic) = (self.committer.store.clone(), self.committer.topic.clone());
+        let read = || store.state(&topic, &assigned);
+        let states = self.committer.retry.run("read positions", read).await?;
+        for (&partition, state) in assigned.iter().zip(states) {
+            let tables = ROW_TABLES.map(|table| state.position(table));
+            let sinks = self.committer.catch_up_sinks(partition, state.position(Table::Silver)).await?;
+            let expected = store.last_record(&topic, partition, state.position(Table::Bronze)).await?;
+            let standing = Standing { tables, sinks, ..Standing::default() };
+            self.owned.insert(partition, Owned { standing, expected, delivered: None });
+            self.worker(partition).send(Job::Assign(partition, Box::new(state)));
+        }
+        self.events.send(PipelineEvent::Assigned { partitions: assigned });
+        Ok(())
+    }
+
+    /// Compares what overlaps with the lake, and gives the rest to the partition's worker.
+    fn hand_out(&mut self, mut batch: RecordBatch) -> Result<()> {
+        let Some(owned) = self.owned.get_mut(&batch.partition()) else { return Ok(()) };
+        owned.delivered = Some(batch.to());
+        if let Some(expected) = &owned.expected {
+            let wanted = expected.get(0);
+            if batch.to() <= wanted.offset() {
+                return Ok(());
+            }
+            let same = batch.iter().find(|record| record.offset() == wanted.offset()).is_some_and(|record| {
+                record.payload() == wanted.payload() && record.payload_len() == wanted.payload_len()
+            });
+            if !same {
+                return Err(other_inputs(batch.partition(), wanted.offset()));
+            }
+            owned.expected = None;
+        }
+        let position = owned.standing.tables[1];
+        if batch.from() < position {
+            if batch.to() <= position {
+                return Ok(());
+            }
+            batch = batch.since(position);
+        }
+        self.read += batch.len() as u64;
+        self.gauges.uncommitted.fetch_add(batch.memory(), Ordering::Relaxed);
+        self.rows_due = true;
+        self.gold_due = true;
+        self.worker(batch.partition()).send(Job::Records(batch));
+        Ok(())
+    }
+
+    async fn take_report(&mut self, report: Report) -> Result<()> {
+        match report {
+            Report::CaughtUp { partition, position } => {
+                self.rows_due = true;
+                self.gold_due = true;
+                // Frequent crashes still make progress: what was caught up on is committed at once.
+                self.next_rows = 0;
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    let from = owned.expected.as_ref().map_or(position, |expected| expected.get(0).offset());
+                    owned.delivered = Some(from);
+                    self.source.start(partition, from).await?;
+                    self.events.send(PipelineEvent::CaughtUp { partition, position });
+                }
+                Ok(())
+            }
+            Report::Pressure => {
+                self.rows_due = true;
+                self.gold_due = true;
+                Ok(())
+            }
+            Report::Failed(error) => self.recover(error).await,
+        }
+    }
+
+    /// At the end of the input every partition must have come at least to where the lake stands.
+    fn check_end(&self) -> Result<()> {
+        for (&partition, owned) in &self.owned {
+            if let Some(expected) = &owned.expected {
+                return Err(other_inputs(partition, expected.get(0).offset()));
+            }
+            let position = owned.standing.tables[1];
+            if owned.delivered.is_some_and(|delivered| delivered < position) {
+                return Err(Error::new(ErrorKind::Mismatch, "the input ends before the lake's position")
+                    .with("partition", partition)
+                    .with("end", owned.delivered.unwrap_or_default())
+                    .with("position", position)
+                    .with_help(
+                        "give all the inputs that the lake was filled from, in the same order, or fill another lake",
+                    ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the commits that are due and that no running one stands in the way of.
+    fn cut_if_due(&mut self) {
+        if self.rows.is_some() || !self.rows_due {
+            return;
+        }
+        let now = self.committer.clock.monotonic_nanos();
+        let full = |gauge: &std::sync::atomic::AtomicUsize, limit: usize| gauge.load(Ordering::Relaxed) >= limit / 2;
+        let gold_full = full(&self.gauges.dirty, self.config.max_gold_bytes);
+        let gold = self.gold.is_none() && self.gold_due && (gold_full || now >= self.next_gold);
+        if gold || now >= self.next_rows || full(&self.gauges.uncommitted, self.config.max_uncommitted_bytes) {
+            self.cut(gold);
+        }
+    }
+
+    fn cut(&mut self, gold: bool) {
+        self.rows_due = false;
+        self.gold_due &= !gold;
+        let now = self.committer.clock.monotonic_nanos();
+        self.next_rows = now + nanos(self.config.commit_interval);
+        let replies = self
+            .workers
+            .iter()
+            .map(|worker| {
+                let (reply, receiver) = oneshot::channel();
+                worker.send(Job::Cut { gold, reply });
+                receiver
+            })
+            .collect();
+        let standing = self.owned.iter().map(|(&partition, owned)| (partition, owned.standing.clone())).collect();
+        let committer = self.committer.clone();
+        self.rows = Some(tokio::spawn(async move { committer.rows(standing, replies).await }));
+    }
+
+    async fn rows_done(&mut self, done: Result<RowsDone>) -> Result<()> {
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => return self.recover(error).await,
+        };
+        self.gauges.uncommitted.fetch_sub(done.released, Ordering::Relaxed);
+        self.durable += done.records;
+        let mut visible = Vec::new();
+        for (partition, standing) in done.standing {
+            visible.push((partition, standing.tables[3]));
+            if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.standing = standing;
+            }
+        }
+        for (i, worker) in self.workers.iter().enumerate() {
+            let mine = visible.iter().filter(|(p, _)| *p as usize % self.workers.len() == i).copied().collect();
+            worker.send(Job::SilverVisible(mine));
+        }
+        self.source.acknowledge(&visible).await?;
+        if !done.tables.is_empty() {
+            self.events.send(PipelineEvent::Committed {
+                tables: done.tables,
+                records: done.records,
+                bytes: done.committed.bytes,
+                took: done.took,
+            });
+        }
+        self.events.send(PipelineEvent::Progress(self.progress()));
+        if let Some(part) = done.gold {
+            let committer = self.committer.clone();
+            self.gold = Some(tokio::spawn(async move { committer.gold(part).await }));
+        }
+        Ok(())
+    }
+
+    async fn gold_done(&mut self, done: Result<GoldDone>) -> Result<()> {
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => return self.recover(error).await,
+        };
+        // A commit may take a tenth of the time at most, so that many late events slow Gold down and nothing else.
+        let pause = (done.took * 10)
+            .clamp(self.config.gold_interval, self.config.max_gold_interval.max(self.config.gold_interval));
+        self.next_gold = self.committer.clock.monotonic_nanos() + nanos(pause.max(self.config.commit_interval));
+        for (i, worker) in self.workers.iter().enumerate() {
+            let mine = done.ranges.iter().filter(|(p, _)| *p as usize % self.workers.len() == i).cloned().collect();
+            worker.send(Job::GoldCommitted(mine));
+        }
+        if !done.alerts.is_empty() {
+            self.events.send(PipelineEvent::Alerts(done.alerts));
+        }
+        if !done.tables.is_empty() {
+            self.events.send(PipelineEvent::Committed {
+                tables: done.tables,
+                records: 0,
+                bytes: done.committed.bytes,
+                took: done.took,
+            });
+        }
+        Ok(())
+    }
+
+    /// Commits all that was handed out so far, Gold too.
+    async fn commit_all(&mut self) -> Result<()> {
+        self.settle().await?;
+        self.cut(true);
+        self.settle().await
+    }
+
+    /// Waits for the commits that are under way.
+    async fn settle(&mut self) -> Result<()> {
+        while self.rows.is_some() || self.gold.is_some() {
+            tokio::select! {
+                done = joined(&mut self.rows) => { self.rows = None; self.rows_done(done).await?; }
+                done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
+                Some(report) = self.reports.recv() => {
+                    if let Report::Failed(error) = report {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, ended: bool) -> Result<RunReport> {
+        self.commit_all().await?;
+        let positions = self.owned.iter().map(|(&partition, owned)| (partition, owned.standing.tables[3])).collect();
+        Ok(RunReport { ended, progress: self.progress(), positions })
+    }
+
+    /// After a failure: where another process has moved a position and the source can ask for its partitions anew,
+    /// all that is not committed is dropped and read again. Anything else ends the run.
+    async fn recover(&mut self, error: Error) -> Result<()> {
+        if error.kind() != ErrorKind::Fenced {
+            return Err(error);
+        }
+        // What a commit still under way does later is refused by the lake, or was this process's own.
+        self.rows = None;
+        self.gold = None;
+        if !self.source.rejoin().await? {
+            return Err(error);
+        }
+        let partitions = std::mem::take(&mut self.owned).into_keys().collect();
+        self.gauges = Arc::default();
+        self.start_workers()?;
+        self.events.send(PipelineEvent::Released { partitions });
+        Ok(())
+    }
+
+    async fn drop_partitions(&mut self, partitions: &[u32]) {
+        for worker in &self.workers {
+            let (reply, done) = oneshot::channel();
+            if worker.send(Job::Drop(partitions.to_vec(), reply)) {
+                let _ = done.await;
+            }
+        }
+        self.owned.retain(|partition, _| !partitions.contains(partition));
+    }
+
+    fn worker(&self, partition: u32) -> &Worker {
+        &self.workers[partition as usize % self.workers.len()]
+    }
+
+    fn progress(&self) -> Progress {
+        let mut counts = subscription_core::Counts::default();
+        for owned in self.owned.values() {
+            counts += owned.standing.counts;
+        }
+        Progress {
+            read: self.read,
+            counts,
+            durable: self.durable,
+            source: self.source.progress(),
+            uncommitted_bytes: self.gauges.uncommitted.load(Ordering::Relaxed),
+            elapsed: Duration::from_nanos(self.committer.clock.monotonic_nanos() - self.started),
+        }
+    }
+}
+
+/// The end of a task, or never where there is none.
+async fn joined<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
+    match task {
+        Some(task) => match task.await {
+            Ok(done) => done,
+            Err(error) => Err(Error::new(ErrorKind::Invariant, "a commit panicked").with_source(error)),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+fn other_inputs(partition: u32, offset: u64) -> Error {
+    Error::new(ErrorKind::Mismatch, "the lake was filled from other inputs: the record before its position is another")
+        .with("partition", partition)
+        .with("offset", offset)
+        .with_help("give all the inputs that the lake was filled from, in the same order, or fill another lake")
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
