@@ -85,13 +85,13 @@ pub(crate) async fn answers(
     // By first time of interest; with the longest range, a file's questions lie side by side.
     let mut order: Vec<usize> = (0..questions.len()).collect();
     order.sort_by_key(|&question| questions[question].from);
-    let longest = questions.iter().map(|question| question.to.millis().saturating_sub(question.from.millis())).max();
+    let millis = |time: Timestamp| i128::from(time.millis());
+    let longest = questions.iter().map(|question| millis(question.to) - millis(question.from)).max().unwrap_or(0);
 
     let mut tasks = Vec::new();
     for file in files {
         let (first, last) = file.times.unwrap_or((Timestamp::MIN, Timestamp::MAX));
-        let begin = first.plus_millis(-longest.unwrap_or_default());
-        let from = order.partition_point(|&question| questions[question].from < begin);
+        let from = order.partition_point(|&question| millis(questions[question].from) < millis(first) - longest);
         let to = order.partition_point(|&question| questions[question].from <= last);
         let of_file: Vec<usize> = order[from..to.max(from)]
             .iter()

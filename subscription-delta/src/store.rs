@@ -9,7 +9,7 @@ use deltalake::logstore::object_store::local::LocalFileSystem;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::logstore::{StorageConfig, logstore_with, object_store_factories};
 use deltalake::parquet::errors::ParquetError;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use futures::{StreamExt as _, TryStreamExt as _};
 use subscription_core::{
     AcceptedId, Commit, Committed, Counter, Error, ErrorKind, EventBatch, GoldRows, IdLookup, PartitionState, RangeId,
@@ -180,8 +180,8 @@ impl DeltaStore {
 
     /// Encodes and puts the data files of the tables that do not have the commit yet; for each table its files.
     async fn put_files(&self, commit: &Arc<Commit>, open: &[bool]) -> Result<Vec<Vec<Encoded>>> {
-        let jobs = (0..commit.tables.len()).map(|index| {
-            let (commit, open) = (commit.clone(), open[index]);
+        let jobs = open.iter().enumerate().map(|(index, &open)| {
+            let commit = commit.clone();
             let (codec, now) = (self.config.compression, self.config.clock.now());
             async move {
                 if !open {
@@ -208,7 +208,7 @@ impl DeltaStore {
                 }
             }
         });
-        let done = futures::future::join_all(jobs).await;
+        let done = join_all(jobs).await;
         if done.iter().all(Result::is_ok) {
             return done.into_iter().collect();
         }
@@ -345,24 +345,25 @@ impl TableStore for DeltaStore {
         Ok(partitions)
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Committed> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<Committed> {
         if !self.writable {
             return Err(Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path()));
         }
         let mut changes = self.changes(&commit);
-        let standings = try_join_all(commit.tables.iter().zip(&changes).map(|(table, change)| {
-            let log = self.log(table.table);
-            async move { log.standing(change).await }
-        }));
-        let open: Vec<bool> = standings.await?.into_iter().map(|standing| standing == Standing::Before).collect();
+        let standings = commit.tables.iter().zip(&changes).map(|(table, change)| self.log(table.table).standing(change));
+        let standings = join_all(standings.collect::<Vec<_>>()).await;
+        // The tables before one that is refused get their part, as if the refusal had come in its turn.
+        let reached = standings.iter().position(Result::is_err).unwrap_or(standings.len());
+        let open: Vec<bool> =
+            standings[..reached].iter().map(|standing| matches!(standing, Ok(Standing::Before))).collect();
+        let refused = standings.into_iter().find_map(Result::err);
         failpoint::hit("delta.before_data_files", "");
-        let commit = Arc::new(commit);
         let mut files = self.put_files(&commit, &open).await?;
         failpoint::hit("delta.after_data_files", "");
 
         let mut committed = Committed::default();
         let mut ranges = HashMap::new();
-        for index in 0..commit.tables.len() {
+        for index in 0..reached {
             let table = commit.tables[index].table;
             let change = &mut changes[index];
             change.adds = files[index].iter_mut().map(|file| std::mem::take(&mut file.add)).collect();
@@ -395,6 +396,9 @@ impl TableStore for DeltaStore {
                     }
                 }
             }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         let named = (0..commit.ranges.len()).map(|at| {
             ranges.remove(&at).ok_or_else(|| {

@@ -35,7 +35,7 @@ async fn delta_rs_agrees_before_and_after_checkpoints() {
         lake.commit(step(&SILVER, 4, from, to)).await.unwrap();
         let mut gold = commit(&[Table::UsageMinute], &[(4, from, to)], &[]);
         gold.ranges = vec![range(Table::UsageMinute, 4, &[(0, "a"), (0, "b")], round as i64, &minutes)];
-        minutes = lake.commit(gold).await.unwrap().ranges;
+        minutes = lake.commit(gold.into()).await.unwrap().ranges;
         // Checkpoints are written beside the commits: give them the time to be part of the test.
         if round == 8 || round == 16 {
             let log = dir.path().join("lake/silver_api_usage/_delta_log");
