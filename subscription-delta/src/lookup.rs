@@ -137,9 +137,9 @@ async fn answers_of_file(
         .collect();
     let mut found = Vec::new();
     for (index, group) in metadata.row_groups().iter().enumerate() {
-        let in_time = |question: &IdLookup| group_overlaps(metadata, group, "event_timestamp", question.from, question.to);
-        let mut open: Vec<usize> =
-            (0..of_file.len()).filter(|&place| in_time(&questions[of_file[place]])).collect();
+        let in_time =
+            |question: &IdLookup| group_overlaps(metadata, group, "event_timestamp", question.from, question.to);
+        let mut open: Vec<usize> = (0..of_file.len()).filter(|&place| in_time(&questions[of_file[place]])).collect();
         if open.is_empty() {
             continue;
         }

@@ -20,7 +20,8 @@ use deltalake::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use deltalake::parquet::file::statistics::Statistics;
 use futures::TryStreamExt as _;
 use subscription_core::{
-    Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod, RecordBatch as Records, Result, Table, Timestamp, Units,
+    Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod, RecordBatch as Records, Result, Table,
+    Timestamp, Units,
 };
 use uuid::Uuid;
 
@@ -75,12 +76,7 @@ impl PartCache {
 
 impl Reader {
     pub(crate) fn new(log: &TableLog, cache: &Arc<PartCache>) -> Self {
-        Self {
-            table: log.table,
-            folder: log.path.as_str().into(),
-            objects: log.objects.clone(),
-            cache: cache.clone(),
-        }
+        Self { table: log.table, folder: log.path.as_str().into(), objects: log.objects.clone(), cache: cache.clone() }
     }
 
     pub(crate) fn path(&self, file: &DataFile) -> String {
@@ -268,7 +264,8 @@ pub(crate) async fn walk(
     let (mut batches, mut found) = (Vec::new(), Vec::<(Found, usize)>::new());
     while let Some(Reverse(next)) = ahead.pop() {
         // Rows below the next offset that may come are complete.
-        let weight: usize = found.iter().filter(|((offset, ..), _)| *offset < next.first).map(|(_, weight)| weight).sum();
+        let weight: usize =
+            found.iter().filter(|((offset, ..), _)| *offset < next.first).map(|(_, weight)| weight).sum();
         if weight >= limit {
             break;
         }
@@ -281,7 +278,8 @@ pub(crate) async fn walk(
                     group_bounds(metadata, group, name).is_none_or(|(min, max)| min <= greatest && max >= least)
                 };
                 let (least, greatest) = (offset_value(from), offset_value(to.saturating_sub(1)));
-                if within("partition", i64::from(partition), i64::from(partition)) && within("offset", least, greatest) {
+                if within("partition", i64::from(partition), i64::from(partition)) && within("offset", least, greatest)
+                {
                     let offset = group_bounds(metadata, group, "offset").map_or(0, |(min, _)| min.max(0) as u64);
                     let first = next.first.max(offset);
                     ahead.push(Reverse(Ahead { first, file: next.file, group: Some(index) }));
@@ -398,8 +396,9 @@ impl<'a> RecordColumns<'a> {
         let headers = self.headers.value(row);
         if !headers.is_empty() {
             let headers = headers.as_struct_opt().filter(|headers| headers.num_columns() == 2);
-            let parts = headers
-                .and_then(|headers| Some((headers.column(0).as_string_opt::<i32>()?, headers.column(1).as_binary_opt::<i32>()?)));
+            let parts = headers.and_then(|headers| {
+                Some((headers.column(0).as_string_opt::<i32>()?, headers.column(1).as_binary_opt::<i32>()?))
+            });
             let (names, values) = parts.ok_or_else(|| doing.corrupt("`headers` holds no names and values"))?;
             for header in 0..names.len() {
                 builder.push_header(names.value(header), values.is_valid(header).then(|| values.value(header)));

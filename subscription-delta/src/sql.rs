@@ -24,7 +24,9 @@ impl DeltaStore {
         };
         for log in &self.logs {
             let table = log.delta_table().await?;
-            table.update_datafusion_session(&context.state()).map_err(|error| log.doing("open", &log.path).delta(error))?;
+            table
+                .update_datafusion_session(&context.state())
+                .map_err(|error| log.doing("open", &log.path).delta(error))?;
             let provider = table.table_provider().await.map_err(|error| log.doing("open", &log.path).delta(error))?;
             context.register_table(log.table.name(), provider).map_err(failed)?;
         }

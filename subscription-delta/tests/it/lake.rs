@@ -32,10 +32,8 @@ async fn every_column_comes_back() {
         let partition = admitted.records.partition();
         let from = admitted.records.from();
         let bronze = lake.read_bronze(TOPIC, partition, 0, usize::MAX).await.unwrap().unwrap();
-        let expected: Vec<_> = shown_records(&admitted.records)
-            .into_iter()
-            .filter(|(offset, ..)| offset % 10 != 3)
-            .collect();
+        let expected: Vec<_> =
+            shown_records(&admitted.records).into_iter().filter(|(offset, ..)| offset % 10 != 3).collect();
         assert_eq!(shown_records(&bronze), expected);
         assert_eq!((bronze.from(), bronze.to()), (0, expected.last().unwrap().0 + 1));
         let silver = lake.read_silver(TOPIC, partition, from, u64::MAX, usize::MAX).await.unwrap();

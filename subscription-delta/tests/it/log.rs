@@ -10,7 +10,11 @@ use subscription_delta::DeltaStore;
 use crate::support::*;
 
 /// What delta-rs itself sees of a table: its files with their tags, and the transaction of an application.
-async fn seen_by_delta_rs(dir: &std::path::Path, table: Table, app: &str) -> (u64, BTreeMap<String, bool>, Option<i64>) {
+async fn seen_by_delta_rs(
+    dir: &std::path::Path,
+    table: Table,
+    app: &str,
+) -> (u64, BTreeMap<String, bool>, Option<i64>) {
     let url = url::Url::from_directory_path(dir.join("lake").join(table.name())).unwrap();
     let opened = deltalake::open_table(url).await.unwrap();
     let snapshot = opened.snapshot().unwrap();

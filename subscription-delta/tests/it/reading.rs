@@ -60,7 +60,9 @@ async fn spans_come_in_offset_order_whatever_the_cut() {
 async fn ids_are_those_of_the_partition_since_the_time() {
     let dir = tempfile::tempdir().unwrap();
     let lake = filled(dir.path()).await;
-    for since in [Timestamp::MIN, Timestamp::from_millis(START), Timestamp::from_millis(START + 400_000), Timestamp::MAX] {
+    for since in
+        [Timestamp::MIN, Timestamp::from_millis(START), Timestamp::from_millis(START + 400_000), Timestamp::MAX]
+    {
         let found = lake.read_ids(TOPIC, 2, since).await.unwrap();
         let mut found: Vec<_> =
             found.into_iter().map(|key| (key.event_timestamp, key.event_id, key.tenant_id.to_string())).collect();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use subscription_core::{
     Admitted, AlertRow, AlertType, Commit, Counter, Counts, DeadLetter, EndpointRow, EventBatch, EventRow, GoldRows,
-    HttpMethod, Money, Quarantined, RangeId, RangeKey, RangeWrite, RecordBatch, Severity, Table, TableCommit, TableSpan,
-    Timestamp, Units, UsageRow, WindowKind,
+    HttpMethod, Money, Quarantined, RangeId, RangeKey, RangeWrite, RecordBatch, Severity, Table, TableCommit,
+    TableSpan, Timestamp, Units, UsageRow, WindowKind,
 };
 use subscription_delta::object_store::path::Path;
 use subscription_delta::object_store::{
@@ -94,12 +94,7 @@ pub(crate) fn admitted(partition: u32, from: u64, to: u64) -> Arc<Admitted> {
     })
 }
 
-fn event(
-    events: &mut subscription_core::EventBatchBuilder,
-    partition: u32,
-    offset: u64,
-    time: Timestamp,
-) -> EventRow {
+fn event(events: &mut subscription_core::EventBatchBuilder, partition: u32, offset: u64, time: Timestamp) -> EventRow {
     let some = offset % 2 == 0;
     let mut opt = |name: &str| some.then(|| events.text(&format!("{name}-{offset}-ü")));
     let optional = [
@@ -115,8 +110,19 @@ fn event(
         opt("trace"),
         opt("emitter"),
     ];
-    let [schema_version, user_id, api_version, ip_address, country_code, region, user_agent, sdk_version, request_id, trace_id, emitter_id] =
-        optional;
+    let [
+        schema_version,
+        user_id,
+        api_version,
+        ip_address,
+        country_code,
+        region,
+        user_agent,
+        sdk_version,
+        request_id,
+        trace_id,
+        emitter_id,
+    ] = optional;
     EventRow {
         offset,
         ingestion_timestamp: time,
@@ -161,7 +167,8 @@ fn event(
 /// An event with its texts, to compare.
 pub(crate) fn shown(batch: &EventBatch) -> Vec<String> {
     let show = |row: &EventRow| {
-        let required = [row.tenant_id, row.api_key_id, row.endpoint, row.subscription_plan].map(|text| batch.text(text));
+        let required =
+            [row.tenant_id, row.api_key_id, row.endpoint, row.subscription_plan].map(|text| batch.text(text));
         let optional = [
             row.schema_version,
             row.user_id,
@@ -212,7 +219,14 @@ pub(crate) fn shown_records(batch: &RecordBatch) -> Vec<ShownRecord> {
         .iter()
         .map(|record| {
             let headers = record.headers().map(|(name, value)| (name.to_owned(), own(value))).collect();
-            (record.offset(), record.timestamp(), own(record.payload()), record.payload_len(), own(record.key()), headers)
+            (
+                record.offset(),
+                record.timestamp(),
+                own(record.payload()),
+                record.payload_len(),
+                own(record.key()),
+                headers,
+            )
         })
         .collect()
 }
