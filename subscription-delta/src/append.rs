@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use deltalake::arrow::array::RecordBatch;
+use deltalake::arrow::array::ArrayRef;
 use deltalake::parquet::errors::ParquetError;
 use subscription_core::{Admitted, Table, TableCommit, Timestamp};
 
+use crate::columns::batch;
 use crate::config::Compression;
 use crate::file::{BATCH_ROWS, Bounds, Content, Encoded, FILE_BYTES, FileWriter, Span};
 
@@ -119,7 +120,8 @@ impl<'a> Appender<'a> {
     }
 
     /// Writes the columns of the rows told of since the last time.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+    pub(crate) fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ParquetError> {
+        let batch = batch(self.input.table, columns)?;
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -127,7 +129,7 @@ impl<'a> Appender<'a> {
             Some(writer) => writer,
             none => none.insert(FileWriter::new(self.input.table, self.date.clone(), self.left, self.input.codec)?),
         };
-        writer.write(batch)?;
+        writer.write(&batch)?;
         self.left = self.left.saturating_sub(batch.num_rows());
         self.bytes += self.batch.1;
         self.batch = (0, 0);

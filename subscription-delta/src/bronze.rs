@@ -5,7 +5,7 @@ use deltalake::parquet::errors::ParquetError;
 use subscription_core::{Record, Table};
 
 use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Headers, rows};
+use crate::columns::{Headers, Rows as _, rows};
 use crate::file::Encoded;
 
 rows!(Bronze {
@@ -58,10 +58,10 @@ pub(crate) fn bronze(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
             columns.headers.append(record.headers());
             columns.payload.append_value(payload);
             if appender.row(partition, record.offset(), record.timestamp(), bytes(&record)) {
-                appender.write(&columns.take()?)?;
+                appender.write(columns.take())?;
             }
         }
-        appender.write(&columns.take()?)?;
+        appender.write(columns.take())?;
         files.extend(appender.finish()?);
     }
     Ok(files)
@@ -94,10 +94,10 @@ pub(crate) fn dead_letter(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetErro
             columns.error_code.append_value(dead.code);
             columns.error.append_value(&dead.error);
             if appender.row(partition, record.offset(), record.timestamp(), bytes(&record)) {
-                appender.write(&columns.take()?)?;
+                appender.write(columns.take())?;
             }
         }
-        appender.write(&columns.take()?)?;
+        appender.write(columns.take())?;
         files.extend(appender.finish()?);
     }
     Ok(files)

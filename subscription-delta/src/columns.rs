@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use deltalake::arrow::array::{
-    ArrayBuilder as _, ArrayRef, BinaryBuilder, BooleanBuilder, BooleanBufferBuilder, Decimal128Builder, Float64Builder, Int32Builder,
-    Int64Builder, ListArray, MapArray, StringBuilder, StructArray, TimestampMicrosecondBuilder,
+    ArrayBuilder as _, ArrayRef, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, Decimal128Builder,
+    Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, RecordBatch, StringBuilder, StructArray,
+    TimestampMicrosecondBuilder,
 };
 use deltalake::arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use deltalake::arrow::datatypes::{DataType, FieldRef, Fields};
+use deltalake::arrow::error::ArrowError;
+use subscription_core::Table;
+
+use crate::schema::Layout;
 
 /// A column that is being built.
 pub(crate) trait Column {
@@ -163,40 +168,57 @@ fn structure(field: &FieldRef, columns: Vec<ArrayRef>) -> StructArray {
     StructArray::new(fields, columns, None)
 }
 
+/// Columns that are built row by row, side by side.
+pub(crate) trait Rows: Sized {
+    /// Their names, in order.
+    const NAMES: &[&str];
+
+    /// For the columns of a table's files from the one at `first` on.
+    ///
+    /// # Panics
+    /// If they have other names.
+    fn from_column(table: Table, first: usize) -> Self;
+
+    /// What was appended; the columns are empty after it.
+    fn take(&mut self) -> Vec<ArrayRef>;
+
+    /// For all columns of a table's files.
+    ///
+    /// # Panics
+    /// If they have other names.
+    fn new(table: Table) -> Self {
+        assert_eq!(Self::NAMES.len(), Layout::of(table).file.fields().len(), "columns of {}", table.name());
+        Self::from_column(table, 0)
+    }
+}
+
+/// What was appended to the columns of a table's files.
+pub(crate) fn batch(table: Table, columns: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_new(Layout::of(table).file.clone(), columns)
+}
+
 /// A struct of columns, in the order of a table's.
 macro_rules! rows {
     ($name:ident { $($column:ident: $builder:ty),* $(,)? }) => {
         struct $name {
-            schema: deltalake::arrow::datatypes::SchemaRef,
             $($column: $builder,)*
         }
 
-        impl $name {
-            /// # Panics
-            /// If the columns are not those of the table.
-            fn new(table: subscription_core::Table) -> Self {
-                let columns = Self::from_column(table, 0);
-                assert_eq!(columns.schema.fields().len(), [$(stringify!($column)),*].len());
-                columns
-            }
+        impl $crate::columns::Rows for $name {
+            const NAMES: &[&str] = &[$(stringify!($column)),*];
 
-            /// For the columns of the table from the one at `first` on.
             fn from_column(table: subscription_core::Table, first: usize) -> Self {
-                let schema = $crate::schema::Layout::of(table).file.clone();
-                let mut fields = schema.fields().iter().skip(first);
-                $(let $column = {
-                    let field = fields.next().expect("a field for each column");
-                    assert_eq!(field.name(), stringify!($column).trim_start_matches("r#"));
-                    <$builder as $crate::columns::Column>::empty(field.data_type())
-                };)*
-                Self { schema: schema.clone(), $($column),* }
+                let mut fields = $crate::schema::Layout::of(table).file.fields().iter().skip(first);
+                Self {
+                    $($column: {
+                        let field = fields.next().expect("a field for each column");
+                        assert_eq!(field.name(), stringify!($column).trim_start_matches("r#"));
+                        $crate::columns::Column::empty(field.data_type())
+                    },)*
+                }
             }
 
-            fn take(&mut self) -> Result<deltalake::arrow::array::RecordBatch, deltalake::arrow::error::ArrowError> {
-                deltalake::arrow::array::RecordBatch::try_new(self.schema.clone(), self.take_columns())
-            }
-
-            fn take_columns(&mut self) -> Vec<deltalake::arrow::array::ArrayRef> {
+            fn take(&mut self) -> Vec<deltalake::arrow::array::ArrayRef> {
                 vec![$($crate::columns::Column::take(&mut self.$column)),*]
             }
         }

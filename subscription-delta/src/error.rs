@@ -40,9 +40,11 @@ impl Doing<'_> {
     pub(crate) fn delta(self, error: DeltaTableError) -> Error {
         match error {
             DeltaTableError::ObjectStore { source } => self.store(source),
-            DeltaTableError::InvalidTableLocation(_) | DeltaTableError::MissingFeature { .. } => self
-                .foreign(error, ErrorKind::Configuration)
-                .with_help("use a path, or a URL of a store that this program was built with (features s3, azure, gcs)"),
+            DeltaTableError::InvalidTableLocation(_) | DeltaTableError::MissingFeature { .. } => {
+                self.foreign(error, ErrorKind::Configuration).with_help(
+                    "use a path, or a URL of a store that this program was built with (features s3, azure, gcs)",
+                )
+            }
             other => self.foreign(other, ErrorKind::Other),
         }
     }
@@ -60,7 +62,9 @@ impl Doing<'_> {
         // What the object store said while the file was read comes wrapped.
         let kind = match store_error(&error) {
             Some(StoreError::NotFound { .. }) => ErrorKind::NotFound,
-            Some(StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }) => ErrorKind::PermissionDenied,
+            Some(StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }) => {
+                ErrorKind::PermissionDenied
+            }
             Some(_) => ErrorKind::Unavailable,
             None => ErrorKind::Corrupt,
         };
@@ -118,16 +122,19 @@ fn help(kind: ErrorKind) -> &'static str {
 /// The operating system's word, where there is one, decides the kind.
 fn of_io(error: &io::Error) -> Option<(ErrorKind, &'static str)> {
     Some(match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            (ErrorKind::StorageFull, "make room and run again: what was committed is whole, and nothing is lost or doubled")
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            ErrorKind::StorageFull,
+            "make room and run again: what was committed is whole, and nothing is lost or doubled",
+        ),
         io::ErrorKind::PermissionDenied => (ErrorKind::PermissionDenied, help(ErrorKind::PermissionDenied)),
-        io::ErrorKind::ReadOnlyFilesystem => {
-            (ErrorKind::PermissionDenied, "the file system is mounted read-only: mount it writable, or choose another path")
-        }
-        io::ErrorKind::NotADirectory => {
-            (ErrorKind::Configuration, "a lake is a folder, and this path, or a part of it, is a file: choose another path")
-        }
+        io::ErrorKind::ReadOnlyFilesystem => (
+            ErrorKind::PermissionDenied,
+            "the file system is mounted read-only: mount it writable, or choose another path",
+        ),
+        io::ErrorKind::NotADirectory => (
+            ErrorKind::Configuration,
+            "a lake is a folder, and this path, or a part of it, is a file: choose another path",
+        ),
         io::ErrorKind::NotFound => (ErrorKind::NotFound, help(ErrorKind::NotFound)),
         _ => return None,
     })

@@ -247,9 +247,8 @@ impl FileWriter {
         codec: Compression,
     ) -> Result<Self, ParquetError> {
         // The schema in Arrow's own form is two kilobytes of every small file, and says nothing that Parquet's does not.
-        let options = ArrowWriterOptions::new()
-            .with_skip_arrow_metadata(true)
-            .with_properties(properties(table, rows, codec));
+        let options =
+            ArrowWriterOptions::new().with_skip_arrow_metadata(true).with_properties(properties(table, rows, codec));
         let schema: SchemaRef = Layout::of(table).file.clone();
         let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
         Ok(Self { table, partition_value, codec, writer, rows: 0 })
@@ -357,10 +356,8 @@ mod tests {
             ]
             .into(),
         );
-        let key = |millis, tenant: &str| RangeKey {
-            window_start: Timestamp::from_millis(millis),
-            tenant_id: tenant.into(),
-        };
+        let key =
+            |millis, tenant: &str| RangeKey { window_start: Timestamp::from_millis(millis), tenant_id: tenant.into() };
         let range = Content::Range(
             "usage".into(),
             Range { partition: 3, first: key(-60_000, "a/b-1:2"), last: key(60_000, "z") }.into(),

@@ -341,4 +341,61 @@ mod tests {
         store.put(&location, "2".into()).await.unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"2");
     }
+
+    /// In the order in which a power cut could tell: data files, their names and folders, then the log entry.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_commit_is_on_the_disk_before_its_log_entry_says_so() {
+        use subscription_core::testkit::samples;
+        use subscription_core::{Commit, Table, TableCommit, TableSpan, TableStore as _};
+
+        use crate::{DeltaConfig, DeltaStore};
+
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("lake");
+        let (store, steps) = watched(&base);
+        let config = DeltaConfig::new(base.to_str().unwrap()).unwrap().object_store(Arc::new(store));
+        let lake = DeltaStore::open(config).await.unwrap();
+        steps.lock().unwrap().clear();
+        let (from, to) = (0, samples::SAMPLE_SPAN);
+        let tables = Table::ALL.map(|table| TableCommit {
+            table,
+            spans: vec![TableSpan { partition: 0, from, to, counters: Vec::new() }],
+        });
+        let kind = |table| matches!(table, Table::Alerts | Table::UsageMinute);
+        let commit = Commit {
+            topic: "usage".into(),
+            tables: tables.to_vec(),
+            admitted: vec![Arc::new(samples::admitted("usage", 0, 0))],
+            ranges: Table::GOLD
+                .into_iter()
+                .filter(|table| kind(*table))
+                .map(|table| samples::range(table, 0, samples::SAMPLE_TIME, &["a"], &[]))
+                .collect(),
+        };
+        let committed = lake.commit(Arc::new(commit)).await.unwrap();
+
+        let steps = steps.lock().unwrap().clone();
+        let at = |step, path: &FsPath| steps.iter().position(|done| *done == (step, path.to_owned()));
+        let last = |step, path: &FsPath| steps.iter().rposition(|done| *done == (step, path.to_owned()));
+        let named = |log: bool| {
+            let is_log = |path: &FsPath| path.components().any(|part| part.as_os_str() == "_delta_log");
+            let named = steps.iter().filter(move |(step, path)| *step == Step::Named && is_log(path) == log);
+            named.map(|(_, path)| path.as_path()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(false).len() as u64, committed.files);
+        assert_eq!(named(true).len(), Table::ALL.len());
+        let first_entry = named(true).into_iter().filter_map(|entry| at(Step::Named, entry)).min().unwrap();
+        for file in named(false) {
+            let (folder, table) = (file.parent().unwrap(), file.ancestors().nth(2).unwrap());
+            assert!(at(Step::FlushedFile, file).unwrap() < at(Step::Named, file).unwrap());
+            let flushed = (at(Step::Named, file).unwrap()..first_entry)
+                .any(|step| steps[step] == (Step::FlushedFolder, folder.to_owned()));
+            assert!(flushed, "{} is named on the disk before any log entry", file.display());
+            assert!(at(Step::FlushedFolder, table).unwrap() < first_entry, "so is its folder");
+        }
+        for entry in named(true) {
+            assert!(at(Step::FlushedFile, entry).unwrap() < at(Step::Named, entry).unwrap());
+            assert!(at(Step::Named, entry).unwrap() < last(Step::FlushedFolder, entry.parent().unwrap()).unwrap());
+        }
+    }
 }

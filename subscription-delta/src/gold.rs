@@ -14,7 +14,7 @@ use subscription_core::{
 };
 use uuid::Uuid;
 
-use crate::columns::{Texts, rows};
+use crate::columns::{Rows as _, Texts, batch, rows};
 use crate::config::Compression;
 use crate::error::Doing;
 use crate::file::{BATCH_ROWS, Bounds, Content, Encoded, FileWriter, Range};
@@ -117,16 +117,16 @@ pub(crate) fn encode(
     match &write.rows {
         GoldRows::Usage(rows) => {
             let mut columns = Usage::from_column(write.table, 0);
-            let width = columns.take_columns().len();
-            let mut bill = (write.table == Table::UsageMonth).then(|| Bill::from_column(write.table, width));
+            let mut bill =
+                (write.table == Table::UsageMonth).then(|| Bill::from_column(write.table, Usage::NAMES.len()));
             for rows in rows.chunks(BATCH_ROWS) {
                 rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                let mut arrays = columns.take_columns();
+                let mut arrays = columns.take();
                 if let Some(bill) = &mut bill {
                     rows.iter().for_each(|row| bill.append(row));
-                    arrays.extend(bill.take_columns());
+                    arrays.extend(bill.take());
                 }
-                writer.write(&RecordBatch::try_new(columns.schema.clone(), arrays)?)?;
+                writer.write(&batch(write.table, arrays)?)?;
             }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
         }
@@ -134,7 +134,7 @@ pub(crate) fn encode(
             let mut columns = Endpoint::new(write.table);
             for rows in rows.chunks(BATCH_ROWS) {
                 rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                writer.write(&columns.take()?)?;
+                writer.write(&batch(write.table, columns.take())?)?;
             }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
         }
@@ -142,7 +142,7 @@ pub(crate) fn encode(
             let mut columns = Alerts::new(write.table);
             for rows in rows.chunks(BATCH_ROWS) {
                 rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                writer.write(&columns.take()?)?;
+                writer.write(&batch(write.table, columns.take())?)?;
             }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
         }
@@ -378,12 +378,7 @@ fn usage(
     Ok(())
 }
 
-fn endpoints(
-    batch: &RecordBatch,
-    names: &mut Names,
-    rows: &mut Vec<EndpointRow>,
-    doing: Doing<'_>,
-) -> Result<()> {
+fn endpoints(batch: &RecordBatch, names: &mut Names, rows: &mut Vec<EndpointRow>, doing: Doing<'_>) -> Result<()> {
     let values = Values::new(batch, doing);
     let tenant_id = values.texts("tenant_id")?;
     let endpoint = values.texts("endpoint")?;

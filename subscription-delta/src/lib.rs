@@ -17,6 +17,8 @@ mod scan;
 mod schema;
 mod settings;
 mod silver;
+#[cfg(feature = "sql")]
+mod sql;
 mod store;
 mod values;
 

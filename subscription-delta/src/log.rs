@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use deltalake::checkpoints::create_checkpoint;
 use deltalake::kernel::transaction::{CommitData, TransactionError};
-use deltalake::kernel::{Action, Add, Protocol, Transaction, new_metadata};
+use deltalake::kernel::{Action, Add, MetadataExt as _, Protocol, Transaction, new_metadata};
 use deltalake::logstore::object_store::path::Path;
 use deltalake::logstore::object_store::{Error as StoreError, ObjectStore, ObjectStoreExt as _};
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
@@ -142,6 +142,7 @@ impl TableLog {
     }
 
     /// The delta-rs table, loaded as of now.
+    #[cfg(feature = "sql")]
     pub(crate) async fn delta_table(&self) -> Result<DeltaTable> {
         let mut table = DeltaTable::new(self.store.clone());
         table.load().await.map_err(|error| self.doing("open the table", &self.path).delta(error))?;
@@ -160,11 +161,14 @@ impl TableLog {
         let layout = Layout::of(self.table);
         let doing = self.doing("create the table", &self.path);
         let invariant = |error: String| Error::new(ErrorKind::Invariant, error).with("table", self.table.name());
-        let metadata =
-            new_metadata(&layout.columns, [self.table.partition_column()], layout.properties.iter().map(|(k, v)| (*k, v)))
-                .map_err(|error| invariant(error.to_string()))?;
-        let protocol: Protocol = serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
+        let properties = layout.properties.iter().map(|(name, value)| (*name, value));
+        let metadata = new_metadata(&layout.columns, [self.table.partition_column()], properties)
+            .and_then(|metadata| metadata.with_name(self.table.name().to_owned()))
+            .and_then(|metadata| metadata.with_description(format!("One row is {}.", layout.row)))
             .map_err(|error| invariant(error.to_string()))?;
+        let protocol: Protocol =
+            serde_json::from_value(serde_json::json!({"minReaderVersion": 1, "minWriterVersion": 2}))
+                .map_err(|error| invariant(error.to_string()))?;
         let operation = DeltaOperation::Create {
             mode: SaveMode::ErrorIfExists,
             location: self.store.root_url().clone(),
@@ -204,7 +208,10 @@ impl TableLog {
     /// `Fenced`, where the table does not stand where the change begins.
     pub(crate) async fn commit(&self, change: &Change) -> Result<Standing> {
         let mut slot = self.snapshot.lock().await;
-        self.refresh(&mut slot).await?;
+        // What is known may be old: then the put finds an entry in its place, and looks.
+        if slot.as_ref().is_none_or(|snapshot| self.stale(snapshot.seen)) {
+            self.refresh(&mut slot).await?;
+        }
         let mut phantoms = 0;
         loop {
             let snapshot = slot.as_mut().ok_or_else(|| self.gone())?;
@@ -254,9 +261,10 @@ impl TableLog {
     fn compare(&self, snapshot: &Snapshot, change: &Change) -> Result<Standing> {
         let txn = |step: &Move| snapshot.txns.get(&step.app);
         if !change.moves.is_empty()
-            && change.moves.iter().all(|step| {
-                step.from != step.to && txn(step).is_some_and(|txn| txn.mine && txn.value == step.to)
-            })
+            && change
+                .moves
+                .iter()
+                .all(|step| step.from != step.to && txn(step).is_some_and(|txn| txn.mine && txn.value == step.to))
         {
             return Ok(Standing::Done);
         }
@@ -268,7 +276,9 @@ impl TableLog {
                     .with("partition", step.partition)
                     .with("expected", step.from)
                     .with("found", found)
-                    .with_help("another process writes this lake: stop one of the two, then start again; nothing is lost"));
+                    .with_help(
+                        "another process writes this lake: stop one of the two, then start again; nothing is lost",
+                    ));
             }
         }
         if let Some(path) = change.removes.iter().find(|path| !snapshot.files.contains_key(*path)) {
@@ -302,9 +312,9 @@ impl TableLog {
             (COMMIT.to_owned(), Value::from(Uuid::new_v4().to_string())),
         ]);
         let data = CommitData::new(actions, operation, info, txns);
-        let bytes = data
-            .get_bytes()
-            .map_err(|error| self.doing("write the log entry", &self.entry_path(snapshot.version + 1)).transaction(error))?;
+        let bytes = data.get_bytes().map_err(|error| {
+            self.doing("write the log entry", &self.entry_path(snapshot.version + 1)).transaction(error)
+        })?;
         Ok((bytes, data.actions))
     }
 
@@ -361,8 +371,9 @@ impl TableLog {
             None => 0,
         };
         // Side by side, in order.
-        let mut entries =
-            futures::stream::iter(first..newest + 1).map(|at| async move { (at, self.read_entry(at).await) }).buffered(16);
+        let mut entries = futures::stream::iter(first..newest + 1)
+            .map(|at| async move { (at, self.read_entry(at).await) })
+            .buffered(16);
         while let Some((at, bytes)) = entries.next().await {
             let path = self.entry_path(at);
             let bytes = bytes?.ok_or_else(|| self.doing("read the log", &path).corrupt("an entry is missing"))?;
@@ -391,14 +402,18 @@ impl TableLog {
         // The hint only saves listing what is older; where it misleads, everything is listed.
         for from in [hint, None] {
             let listed = match from {
-                Some(version) => self.objects.list_with_offset(Some(&folder), &folder.clone().join(format!("{version:020}"))),
+                Some(version) => {
+                    self.objects.list_with_offset(Some(&folder), &folder.clone().join(format!("{version:020}")))
+                }
                 None => self.objects.list(Some(&folder)),
             };
-            let names: Vec<String> = match listed.map_ok(|meta| meta.location.filename().unwrap_or_default().to_owned()).try_collect().await {
-                Ok(names) => names,
-                Err(StoreError::NotFound { .. }) => Vec::new(),
-                Err(error) => return Err(doing.store(error)),
-            };
+            let names: Vec<String> =
+                match listed.map_ok(|meta| meta.location.filename().unwrap_or_default().to_owned()).try_collect().await
+                {
+                    Ok(names) => names,
+                    Err(StoreError::NotFound { .. }) => Vec::new(),
+                    Err(error) => return Err(doing.store(error)),
+                };
             let (mut newest, mut checkpoints) = (None, BTreeMap::<u64, Vec<(usize, Path)>>::new());
             for name in &names {
                 let Some((version, kind)) = name.split_once('.') else { continue };
@@ -416,7 +431,8 @@ impl TableLog {
                     _ => {}
                 }
             }
-            let complete = checkpoints.into_iter().rev().find(|(_, files)| files.iter().all(|(parts, _)| *parts == files.len()));
+            let complete =
+                checkpoints.into_iter().rev().find(|(_, files)| files.iter().all(|(parts, _)| *parts == files.len()));
             match (newest, complete) {
                 (Some(newest), Some((version, files))) => {
                     let files = files.into_iter().map(|(_, file)| file).collect();

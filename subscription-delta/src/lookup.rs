@@ -85,13 +85,13 @@ pub(crate) async fn answers(
     // By first time of interest; with the longest range, a file's questions lie side by side.
     let mut order: Vec<usize> = (0..questions.len()).collect();
     order.sort_by_key(|&question| questions[question].from);
-    let longest = questions.iter().map(|question| question.to.millis().saturating_sub(question.from.millis())).max();
+    let millis = |time: Timestamp| i128::from(time.millis());
+    let longest = questions.iter().map(|question| millis(question.to) - millis(question.from)).max().unwrap_or(0);
 
     let mut tasks = Vec::new();
     for file in files {
         let (first, last) = file.times.unwrap_or((Timestamp::MIN, Timestamp::MAX));
-        let begin = first.plus_millis(-longest.unwrap_or_default());
-        let from = order.partition_point(|&question| questions[question].from < begin);
+        let from = order.partition_point(|&question| millis(questions[question].from) < millis(first) - longest);
         let to = order.partition_point(|&question| questions[question].from <= last);
         let of_file: Vec<usize> = order[from..to.max(from)]
             .iter()
@@ -137,9 +137,9 @@ async fn answers_of_file(
         .collect();
     let mut found = Vec::new();
     for (index, group) in metadata.row_groups().iter().enumerate() {
-        let in_time = |question: &IdLookup| group_overlaps(metadata, group, "event_timestamp", question.from, question.to);
-        let mut open: Vec<usize> =
-            (0..of_file.len()).filter(|&place| in_time(&questions[of_file[place]])).collect();
+        let in_time =
+            |question: &IdLookup| group_overlaps(metadata, group, "event_timestamp", question.from, question.to);
+        let mut open: Vec<usize> = (0..of_file.len()).filter(|&place| in_time(&questions[of_file[place]])).collect();
         if open.is_empty() {
             continue;
         }

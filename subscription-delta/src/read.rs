@@ -9,23 +9,25 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use deltalake::arrow::array::{Array as _, RecordBatch};
-use deltalake::logstore::object_store::ObjectStore;
+use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::logstore::parquet_reader::ParquetObjectReader;
 use deltalake::parquet::arrow::ProjectionMask;
 use deltalake::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use deltalake::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use deltalake::parquet::bloom_filter::Sbbf;
+use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use deltalake::parquet::file::statistics::Statistics;
 use futures::TryStreamExt as _;
 use subscription_core::{
-    EventBatch, EventBatchBuilder, EventRow, HttpMethod, RecordBatch as Records, Result, Table, Timestamp, Units,
+    Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod, RecordBatch as Records, Result, Table,
+    Timestamp, Units,
 };
 use uuid::Uuid;
 
 use crate::cache::Cache;
 use crate::error::Doing;
-use crate::file::{Content, DataFile};
+use crate::file::{Content, DataFile, ROW_GROUP_ROWS};
 use crate::log::TableLog;
 use crate::values::Values;
 
@@ -74,12 +76,7 @@ impl PartCache {
 
 impl Reader {
     pub(crate) fn new(log: &TableLog, cache: &Arc<PartCache>) -> Self {
-        Self {
-            table: log.table,
-            folder: log.path.as_str().into(),
-            objects: log.objects.clone(),
-            cache: cache.clone(),
-        }
+        Self { table: log.table, folder: log.path.as_str().into(), objects: log.objects.clone(), cache: cache.clone() }
     }
 
     pub(crate) fn path(&self, file: &DataFile) -> String {
@@ -96,16 +93,28 @@ impl Reader {
             .with_footer_size_hint(32 << 10)
     }
 
+    /// Why a file could not be read. A store calls a file that was cut short out of reach; it is corrupt.
+    async fn failed(&self, file: &DataFile, error: ParquetError) -> Error {
+        let path = self.path(file);
+        let error = self.doing(&path).parquet(error);
+        match self.objects.head(&file.location()).await {
+            Ok(found) if error.kind() == ErrorKind::Unavailable && found.size != file.size => self
+                .doing(&path)
+                .corrupt(format_args!("it has {} bytes, and was written with {}", found.size, file.size)),
+            _ => error,
+        }
+    }
+
     /// A file's footer.
     pub(crate) async fn footer(&self, file: &DataFile) -> Result<ArrowReaderMetadata> {
         let key = (file.path.clone(), Part::Footer);
         if let Some(Kept::Footer(footer)) = self.cache.0.get(&key) {
             return Ok(footer);
         }
-        let path = self.path(file);
-        let footer = ArrowReaderMetadata::load_async(&mut self.input(file), ArrowReaderOptions::new())
-            .await
-            .map_err(|error| self.doing(&path).parquet(error))?;
+        let footer = match ArrowReaderMetadata::load_async(&mut self.input(file), ArrowReaderOptions::new()).await {
+            Ok(footer) => footer,
+            Err(error) => return Err(self.failed(file, error).await),
+        };
         let bytes = footer.metadata().memory_size();
         self.cache.0.put(key, Kept::Footer(footer.clone()), bytes);
         Ok(footer)
@@ -134,7 +143,10 @@ impl Reader {
             builder = builder.with_projection(mask);
         }
         let stream = builder.build().map_err(|error| doing.parquet(error))?;
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(|error| doing.parquet(error))?;
+        let batches: Vec<RecordBatch> = match stream.try_collect().await {
+            Ok(batches) => batches,
+            Err(error) => return Err(self.failed(file, error).await),
+        };
         let batch = match <[RecordBatch; 1]>::try_from(batches) {
             Ok([batch]) => batch,
             // A file of another writer may come in more than one.
@@ -158,14 +170,12 @@ impl Reader {
         if let Some(Kept::Bloom(bloom)) = self.cache.0.get(&key) {
             return Ok(bloom);
         }
-        let path = self.path(file);
         let Some(column) = column_index(footer.metadata(), "event_id") else { return Ok(None) };
         let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.input(file), footer.clone());
-        let bloom = builder
-            .get_row_group_column_bloom_filter(group, column)
-            .await
-            .map_err(|error| self.doing(&path).parquet(error))?
-            .map(Arc::new);
+        let bloom = match builder.get_row_group_column_bloom_filter(group, column).await {
+            Ok(bloom) => bloom.map(Arc::new),
+            Err(error) => return Err(self.failed(file, error).await),
+        };
         let bytes = bloom.as_ref().map_or(0, |bloom| bloom.num_blocks() * 32);
         self.cache.0.put(key, Kept::Bloom(bloom.clone()), bytes + 64);
         Ok(bloom)
@@ -177,8 +187,11 @@ impl Reader {
         let doing = self.doing(&path);
         let footer = self.footer(file).await?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.input(file), footer);
-        let stream = builder.with_batch_size(32_768).build().map_err(|error| doing.parquet(error))?;
-        stream.try_collect().await.map_err(|error| doing.parquet(error))
+        let stream = builder.with_batch_size(ROW_GROUP_ROWS).build().map_err(|error| doing.parquet(error))?;
+        match stream.try_collect().await {
+            Ok(batches) => Ok(batches),
+            Err(error) => Err(self.failed(file, error).await),
+        }
     }
 }
 
@@ -251,7 +264,8 @@ pub(crate) async fn walk(
     let (mut batches, mut found) = (Vec::new(), Vec::<(Found, usize)>::new());
     while let Some(Reverse(next)) = ahead.pop() {
         // Rows below the next offset that may come are complete.
-        let weight: usize = found.iter().filter(|((offset, ..), _)| *offset < next.first).map(|(_, weight)| weight).sum();
+        let weight: usize =
+            found.iter().filter(|((offset, ..), _)| *offset < next.first).map(|(_, weight)| weight).sum();
         if weight >= limit {
             break;
         }
@@ -264,7 +278,8 @@ pub(crate) async fn walk(
                     group_bounds(metadata, group, name).is_none_or(|(min, max)| min <= greatest && max >= least)
                 };
                 let (least, greatest) = (offset_value(from), offset_value(to.saturating_sub(1)));
-                if within("partition", i64::from(partition), i64::from(partition)) && within("offset", least, greatest) {
+                if within("partition", i64::from(partition), i64::from(partition)) && within("offset", least, greatest)
+                {
                     let offset = group_bounds(metadata, group, "offset").map_or(0, |(min, _)| min.max(0) as u64);
                     let first = next.first.max(offset);
                     ahead.push(Reverse(Ahead { first, file: next.file, group: Some(index) }));
@@ -381,8 +396,9 @@ impl<'a> RecordColumns<'a> {
         let headers = self.headers.value(row);
         if !headers.is_empty() {
             let headers = headers.as_struct_opt().filter(|headers| headers.num_columns() == 2);
-            let parts = headers
-                .and_then(|headers| Some((headers.column(0).as_string_opt::<i32>()?, headers.column(1).as_binary_opt::<i32>()?)));
+            let parts = headers.and_then(|headers| {
+                Some((headers.column(0).as_string_opt::<i32>()?, headers.column(1).as_binary_opt::<i32>()?))
+            });
             let (names, values) = parts.ok_or_else(|| doing.corrupt("`headers` holds no names and values"))?;
             for header in 0..names.len() {
                 builder.push_header(names.value(header), values.is_valid(header).then(|| values.value(header)));

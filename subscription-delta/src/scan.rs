@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use deltalake::arrow::array::{
-    ArrayRef, AsArray as _, BooleanArray, Date32Array, RecordBatch, Scalar, StringArray,
-};
+use deltalake::arrow::array::{ArrayRef, AsArray as _, BooleanArray, Date32Array, RecordBatch, Scalar, StringArray};
 use deltalake::arrow::compute::filter_record_batch;
 use deltalake::arrow::compute::kernels::cmp::eq;
 use deltalake::arrow::datatypes::{DataType, SchemaRef};
@@ -76,9 +74,9 @@ impl DeltaStore {
                 .iter()
                 .filter_map(|(app, txn)| {
                     let (topic, partition) = app.strip_prefix(&prefix)?.rsplit_once('/')?;
-                    let counters = Counter::ALL.into_iter().filter_map(|counter| {
-                        Some((counter, current.value(&format!("{app}/{}", counter.name()))?))
-                    });
+                    let counters = Counter::ALL
+                        .into_iter()
+                        .filter_map(|counter| Some((counter, current.value(&format!("{app}/{}", counter.name()))?)));
                     Some(PositionInfo {
                         topic: topic.to_owned(),
                         partition: partition.parse().ok()?,
@@ -215,8 +213,7 @@ impl Plan {
                 let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
                 let schema = all.project(&wanted).map_err(|error| doing.arrow(error))?;
                 let options = deltalake::arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-                RecordBatch::try_new_with_options(schema.into(), columns, &options)
-                    .map_err(|error| doing.arrow(error))
+                RecordBatch::try_new_with_options(schema.into(), columns, &options).map_err(|error| doing.arrow(error))
             })
             .boxed())
     }

@@ -212,9 +212,17 @@ fn dead_letter() -> Vec<StructField> {
     let mut fields = coordinates();
     fields.extend(key_and_headers());
     fields.extend([
-        optional("payload", DataType::BINARY, "The payload as it came, null for a tombstone; the first 4 KiB of one above 16 MiB."),
+        optional(
+            "payload",
+            DataType::BINARY,
+            "The payload as it came, null for a tombstone; the first 4 KiB of one above 16 MiB.",
+        ),
         required("payload_length", DataType::LONG, "The payload's length at its source, in bytes."),
-        required("error_code", DataType::STRING, "`empty_payload`, `too_large`, `invalid_utf8`, `not_json` or `not_an_object`."),
+        required(
+            "error_code",
+            DataType::STRING,
+            "`empty_payload`, `too_large`, `invalid_utf8`, `not_json` or `not_an_object`.",
+        ),
         required("error", DataType::STRING, "What was wrong, and where."),
         required("ingestion_date", DataType::DATE, "The UTC date of `record_timestamp`."),
     ]);
@@ -273,11 +281,7 @@ fn silver() -> Vec<StructField> {
         optional("emitter_sequence", DataType::LONG, "Counts that emitter's events from 0."),
         optional("billable_units", decimal(Units::SCALE), "As given; an event that gives none counts 1."),
         optional("quota_cost", DataType::LONG, "What the request took, or asked, of its limits; null counts 1."),
-        optional(
-            "labels",
-            MapType::new(DataType::STRING, DataType::STRING, false),
-            "Free labels by name.",
-        ),
+        optional("labels", MapType::new(DataType::STRING, DataType::STRING, false), "Free labels by name."),
         required("event_date", DataType::DATE, "The UTC date of `event_timestamp`."),
     ]);
     fields
@@ -315,7 +319,11 @@ fn usage(month: bool) -> Vec<StructField> {
         count("late_requests", "Those that came in late."),
         count("request_bytes", "The sum of `request_size_bytes`."),
         count("response_bytes", "The sum of `response_size_bytes`."),
-        required("response_time_ms_sum", decimal(RESPONSE_TIME_SCALE), "The sum of response times, exact to the microsecond."),
+        required(
+            "response_time_ms_sum",
+            decimal(RESPONSE_TIME_SCALE),
+            "The sum of response times, exact to the microsecond.",
+        ),
         required("response_time_ms_max", DataType::DOUBLE, "The longest response time."),
         required("response_time_ms_p50", DataType::DOUBLE, "The median response time, relative error at most 2 %."),
         required("response_time_ms_p95", DataType::DOUBLE, "The 95th percentile, relative error at most 2 %."),
@@ -335,7 +343,11 @@ fn usage(month: bool) -> Vec<StructField> {
     if month {
         fields.extend([
             optional("cost", decimal(Money::SCALE), "The exact sum of `cost` in `endpoint_usage_hourly`."),
-            optional("amount_due", decimal(Money::SCALE), "`cost` rounded half to even to the currency's digits, once."),
+            optional(
+                "amount_due",
+                decimal(Money::SCALE),
+                "`cost` rounded half to even to the currency's digits, once.",
+            ),
             optional("currency", DataType::STRING, "The currency of `cost`, as ISO 4217 code."),
         ]);
     }
@@ -358,7 +370,11 @@ fn endpoint() -> Vec<StructField> {
         required("billable_requests", DataType::LONG, "Those that are billed."),
         required("billable_units", decimal(Units::SCALE), "The units of those that are billed."),
         required("server_errors", DataType::LONG, "Those with 5xx."),
-        required("response_time_ms_sum", decimal(RESPONSE_TIME_SCALE), "The sum of response times, exact to the microsecond."),
+        required(
+            "response_time_ms_sum",
+            decimal(RESPONSE_TIME_SCALE),
+            "The sum of response times, exact to the microsecond.",
+        ),
         required("cost", decimal(Money::SCALE), "Units × price ÷ 1000, exact."),
         window_date(),
     ]);
@@ -373,7 +389,11 @@ fn alerts() -> Vec<StructField> {
         topic,
         partition,
         tenant,
-        required("alert_type", DataType::STRING, "`approaching_limit`, `over_limit`, `quota_exceeded` or `abuse_detected`."),
+        required(
+            "alert_type",
+            DataType::STRING,
+            "`approaching_limit`, `over_limit`, `quota_exceeded` or `abuse_detected`.",
+        ),
         required("severity", DataType::STRING, "`warning` or `critical`, as it was when the alert was raised."),
         required("window_kind", DataType::STRING, "`1min`, `1hour` or `1month`."),
         start,
@@ -438,7 +458,8 @@ mod tests {
             `{pipeline}/{topic}/{partition}/{counter}` the counters `watermark`, `ingestion_time`, `read`, `dead_lettered`,\n\
             `accepted`, `duplicates`, `quarantined`, as of that offset.\n"
             .to_owned();
-        for table in [Table::Bronze, Table::DeadLetter, Table::Silver, Table::Quarantine].into_iter().chain(Table::GOLD) {
+        for table in [Table::Bronze, Table::DeadLetter, Table::Silver, Table::Quarantine].into_iter().chain(Table::GOLD)
+        {
             let layout = Layout::of(table);
             let _ = write!(
                 text,

@@ -9,7 +9,7 @@ use subscription_core::{EventBatch, EventRow, Table, Timestamp};
 use uuid::Uuid;
 
 use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Pairs, Texts, rows};
+use crate::columns::{Pairs, Rows as _, Texts, rows};
 use crate::file::Encoded;
 
 rows!(Silver {
@@ -105,10 +105,10 @@ pub(crate) fn silver(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
             columns.append(input.topic, partition, event, &admitted.accepted);
             let bytes = text_bytes(event, &admitted.accepted);
             if appender.row(partition, event.offset, event.event_timestamp, bytes) {
-                appender.write(&columns.take()?)?;
+                appender.write(columns.take())?;
             }
         }
-        appender.write(&columns.take()?)?;
+        appender.write(columns.take())?;
         files.extend(appender.finish()?);
     }
     Ok(files)
@@ -207,10 +207,10 @@ pub(crate) fn quarantine(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError
             columns.quarantine_timestamp.append_value(record.timestamp().micros());
             columns.reprocessed.append_value(false);
             if appender.row(partition, record.offset(), record.timestamp(), payload.len()) {
-                appender.write(&columns.take()?)?;
+                appender.write(columns.take())?;
             }
         }
-        appender.write(&columns.take()?)?;
+        appender.write(columns.take())?;
         files.extend(appender.finish()?);
     }
     Ok(files)

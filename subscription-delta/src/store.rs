@@ -9,7 +9,7 @@ use deltalake::logstore::object_store::local::LocalFileSystem;
 use deltalake::logstore::object_store::{ObjectStore, ObjectStoreExt as _};
 use deltalake::logstore::{StorageConfig, logstore_with, object_store_factories};
 use deltalake::parquet::errors::ParquetError;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use futures::{StreamExt as _, TryStreamExt as _};
 use subscription_core::{
     AcceptedId, Commit, Committed, Counter, Error, ErrorKind, EventBatch, GoldRows, IdLookup, PartitionState, RangeId,
@@ -61,9 +61,9 @@ impl DeltaStore {
     /// schema, `Corrupt` where a log cannot be read, and what the storage says.
     pub async fn open(config: DeltaConfig) -> Result<Self> {
         let lake = Self::connect(config, true)?;
-        try_join_all(lake.logs.iter().map(|log| async move {
-            if log.open().await? { Ok(()) } else { log.create().await }
-        }))
+        try_join_all(
+            lake.logs.iter().map(|log| async move { if log.open().await? { Ok(()) } else { log.create().await } }),
+        )
         .await?;
         Ok(lake)
     }
@@ -104,7 +104,8 @@ impl DeltaStore {
                 .with("path", shown.trim_end_matches('/'))
                 .with_help("choose another path for the lake"));
         }
-        let options = StorageConfig::parse_options(config.storage_options.clone()).map_err(|error| doing.delta(error))?;
+        let options =
+            StorageConfig::parse_options(config.storage_options.clone()).map_err(|error| doing.delta(error))?;
         let root: Arc<dyn ObjectStore> = match (&config.object_store, &local) {
             (Some(store), _) => store.clone(),
             (None, Some(path)) if config.durable => Arc::new(DurableStore::new(path)),
@@ -180,8 +181,8 @@ impl DeltaStore {
 
     /// Encodes and puts the data files of the tables that do not have the commit yet; for each table its files.
     async fn put_files(&self, commit: &Arc<Commit>, open: &[bool]) -> Result<Vec<Vec<Encoded>>> {
-        let jobs = (0..commit.tables.len()).map(|index| {
-            let (commit, open) = (commit.clone(), open[index]);
+        let jobs = open.iter().enumerate().map(|(index, &open)| {
+            let commit = commit.clone();
             let (codec, now) = (self.config.compression, self.config.clock.now());
             async move {
                 if !open {
@@ -191,7 +192,9 @@ impl DeltaStore {
                 let log = self.log(table);
                 let encoded = tokio::task::spawn_blocking(move || encode(&commit, index, codec, now)).await;
                 let files = encoded
-                    .map_err(|error| Error::new(ErrorKind::Invariant, "an encoding task ended early").with_source(error))?
+                    .map_err(|error| {
+                        Error::new(ErrorKind::Invariant, "an encoding task ended early").with_source(error)
+                    })?
                     .map_err(|error| {
                         Error::new(ErrorKind::Invariant, format!("rows of {} cannot be encoded: {error}", table.name()))
                             .with("table", table.name())
@@ -208,7 +211,7 @@ impl DeltaStore {
                 }
             }
         });
-        let done = futures::future::join_all(jobs).await;
+        let done = join_all(jobs).await;
         if done.iter().all(Result::is_ok) {
             return done.into_iter().collect();
         }
@@ -256,7 +259,13 @@ impl DeltaStore {
         Ok(current.files.values().filter(|file| keep(file)).cloned().collect())
     }
 
-    fn ranges(&self, table: Table, topic: &str, snapshot: &Snapshot, states: &mut [(u32, PartitionState)]) -> Result<()> {
+    fn ranges(
+        &self,
+        table: Table,
+        topic: &str,
+        snapshot: &Snapshot,
+        states: &mut [(u32, PartitionState)],
+    ) -> Result<()> {
         for file in snapshot.files.values() {
             match &file.content {
                 Content::Range(of, range) if **of == *topic => {
@@ -276,12 +285,28 @@ impl DeltaStore {
                     return Err(Error::new(ErrorKind::Mismatch, "another tool has rewritten a file of this table")
                         .with("table", table.name())
                         .with("file", &file.path)
-                        .with_help("restore the table to the version before that (RESTORE), and leave its files alone"));
+                        .with_help(
+                            "restore the table to the version before that (RESTORE), and leave its files alone",
+                        ));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Whether every range of a commit is moved by it: nothing else fences it.
+fn check(commit: &Commit) -> Result<()> {
+    for range in &commit.ranges {
+        let of_table = commit.tables.iter().find(|table| table.table == range.table);
+        let moved = of_table.is_some_and(|table| table.spans.iter().any(|span| span.partition == range.partition));
+        if !moved || range.rows.is_empty() || !range.table.is_gold() {
+            return Err(Error::new(ErrorKind::Invariant, "a range of the commit has no rows, or no span of it")
+                .with("table", range.table.name())
+                .with("partition", range.partition));
+        }
+    }
+    Ok(())
 }
 
 async fn put_file(log: &TableLog, file: &Encoded) -> Result<()> {
@@ -318,9 +343,9 @@ impl TableStore for DeltaStore {
             let current = log.current().await?;
             for (partition, state) in &mut states {
                 let app = self.app(topic, *partition);
-                let counters = Counter::ALL.into_iter().filter_map(|counter| {
-                    Some((counter, current.value(&format!("{app}/{}", counter.name()))?))
-                });
+                let counters = Counter::ALL
+                    .into_iter()
+                    .filter_map(|counter| Some((counter, current.value(&format!("{app}/{}", counter.name()))?)));
                 state.tables[log.table as usize] = TablePosition {
                     position: current.value(&app).unwrap_or_default() as u64,
                     counters: counters.collect(),
@@ -345,24 +370,29 @@ impl TableStore for DeltaStore {
         Ok(partitions)
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Committed> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<Committed> {
         if !self.writable {
-            return Err(Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path()));
+            return Err(
+                Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path())
+            );
         }
+        check(&commit)?;
         let mut changes = self.changes(&commit);
-        let standings = try_join_all(commit.tables.iter().zip(&changes).map(|(table, change)| {
-            let log = self.log(table.table);
-            async move { log.standing(change).await }
-        }));
-        let open: Vec<bool> = standings.await?.into_iter().map(|standing| standing == Standing::Before).collect();
+        let standings =
+            commit.tables.iter().zip(&changes).map(|(table, change)| self.log(table.table).standing(change));
+        let standings = join_all(standings.collect::<Vec<_>>()).await;
+        // The tables before one that is refused get their part, as if the refusal had come in its turn.
+        let reached = standings.iter().position(Result::is_err).unwrap_or(standings.len());
+        let open: Vec<bool> =
+            standings[..reached].iter().map(|standing| matches!(standing, Ok(Standing::Before))).collect();
+        let refused = standings.into_iter().find_map(Result::err);
         failpoint::hit("delta.before_data_files", "");
-        let commit = Arc::new(commit);
         let mut files = self.put_files(&commit, &open).await?;
         failpoint::hit("delta.after_data_files", "");
 
         let mut committed = Committed::default();
         let mut ranges = HashMap::new();
-        for index in 0..commit.tables.len() {
+        for index in 0..reached {
             let table = commit.tables[index].table;
             let change = &mut changes[index];
             change.adds = files[index].iter_mut().map(|file| std::mem::take(&mut file.add)).collect();
@@ -382,7 +412,8 @@ impl TableStore for DeltaStore {
                 }
             };
             failpoint::hit("delta.after_log", table.name());
-            let mut of_table = commit.ranges.iter().enumerate().filter(|(_, range)| range.table == table).map(|(at, _)| at);
+            let mut of_table =
+                commit.ranges.iter().enumerate().filter(|(_, range)| range.table == table).map(|(at, _)| at);
             if standing == Standing::Done {
                 self.discard(table, &files[index]).await;
                 ranges.extend(self.written(&commit, table).await?);
@@ -396,9 +427,12 @@ impl TableStore for DeltaStore {
                 }
             }
         }
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         let named = (0..commit.ranges.len()).map(|at| {
             ranges.remove(&at).ok_or_else(|| {
-                Error::new(ErrorKind::Invariant, "a range of the commit is of no table of it, or is gone")
+                Error::new(ErrorKind::Invariant, "a range that the commit wrote is gone")
                     .with("table", commit.ranges[at].table.name())
             })
         });
@@ -459,9 +493,7 @@ impl TableStore for DeltaStore {
     }
 
     async fn read_ids(&self, topic: &str, partition: u32, since: Timestamp) -> Result<Vec<AcceptedId>> {
-        let keep = |file: &DataFile| {
-            has(file, topic, partition, 0, u64::MAX) && file.overlaps(since, Timestamp::MAX)
-        };
+        let keep = |file: &DataFile| has(file, topic, partition, 0, u64::MAX) && file.overlaps(since, Timestamp::MAX);
         let files = self.files(Table::Silver, keep).await?;
         lookup::ids(&self.reader(Table::Silver), files, topic, partition, since).await
     }
@@ -490,8 +522,11 @@ impl TableStore for DeltaStore {
                     .with_help("load the partition's state again; nothing is lost")
             })?);
         }
-        let loads: Vec<_> =
-            ranges.iter().zip(files).map(|(range, file)| load_range(self.reader(range.table), range.table, file)).collect();
+        let loads: Vec<_> = ranges
+            .iter()
+            .zip(files)
+            .map(|(range, file)| load_range(self.reader(range.table), range.table, file))
+            .collect();
         futures::stream::iter(loads).buffered(SIDE_BY_SIDE).try_collect().await
     }
 
@@ -501,7 +536,9 @@ impl TableStore for DeltaStore {
 
     async fn put_settings(&self, settings: Settings) -> Result<()> {
         if !self.writable {
-            return Err(Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path()));
+            return Err(
+                Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path())
+            );
         }
         self.settings.put(settings).await
     }

@@ -53,7 +53,11 @@ async fn a_location_that_is_no_place() {
 async fn a_table_with_another_schema() {
     let edits: [(&str, &str, &str); 4] = [
         (r#"\"name\":\"payload\""#, r#"\"name\":\"content\""#, "payload"),
-        (r#"\"name\":\"offset\",\"type\":\"long\""#, r#"\"name\":\"offset\",\"type\":\"string\""#, "`offset` is string"),
+        (
+            r#"\"name\":\"offset\",\"type\":\"long\""#,
+            r#"\"name\":\"offset\",\"type\":\"string\""#,
+            "`offset` is string",
+        ),
         (r#""partitionColumns":["ingestion_date"]"#, r#""partitionColumns":[]"#, "partitioned by []"),
         (r#""minReaderVersion":1"#, r#""minReaderVersion":2"#, "reader 2"),
     ];

@@ -139,7 +139,7 @@ async fn processes_that_write_the_same_tables_lose_and_double_nothing() {
                 lake.commit(step(&SILVER, writer, from, to)).await.unwrap();
                 let mut gold = commit(&[Table::UsageMinute], &[(writer, from, to)], &[]);
                 gold.ranges = vec![range(Table::UsageMinute, writer, &[(0, "a"), (0, "b")], round as i64, &minutes)];
-                minutes = lake.commit(gold).await.unwrap().ranges;
+                minutes = lake.commit(gold.into()).await.unwrap().ranges;
             }
         })
     });

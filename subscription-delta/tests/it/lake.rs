@@ -1,8 +1,18 @@
 //! Commits and what they leave.
 
 use subscription_core::{Counter, ErrorKind, GoldRows, Settings, Table, TableStore};
+use subscription_delta::DeltaStore;
 
 use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keeps_the_contract_of_a_table_store() {
+    subscription_core::testkit::conformance::table_store(async || {
+        let dir = tempfile::tempdir().unwrap();
+        async move || DeltaStore::open(config(dir.path()).durable(false)).await.unwrap()
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_column_comes_back() {
@@ -10,10 +20,10 @@ async fn every_column_comes_back() {
     let lake = open(dir.path()).await;
     let rows = [admitted(0, 0, 2_000), admitted(3, 100, 400)];
     for tables in [&BRONZE, &SILVER] {
-        let done = lake.commit(commit(tables, &[(0, 0, 2_000), (3, 100, 400)], &rows)).await;
+        let done = lake.commit(commit(tables, &[(0, 0, 2_000), (3, 100, 400)], &rows).into()).await;
         // Partition 3 begins at 100 in the batch, and at 0 in the lake.
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Fenced);
-        lake.commit(commit(tables, &[(0, 0, 2_000), (3, 0, 400)], &rows)).await.unwrap();
+        lake.commit(commit(tables, &[(0, 0, 2_000), (3, 0, 400)], &rows).into()).await.unwrap();
     }
 
     // Another process reads.
@@ -22,10 +32,8 @@ async fn every_column_comes_back() {
         let partition = admitted.records.partition();
         let from = admitted.records.from();
         let bronze = lake.read_bronze(TOPIC, partition, 0, usize::MAX).await.unwrap().unwrap();
-        let expected: Vec<_> = shown_records(&admitted.records)
-            .into_iter()
-            .filter(|(offset, ..)| offset % 10 != 3)
-            .collect();
+        let expected: Vec<_> =
+            shown_records(&admitted.records).into_iter().filter(|(offset, ..)| offset % 10 != 3).collect();
         assert_eq!(shown_records(&bronze), expected);
         assert_eq!((bronze.from(), bronze.to()), (0, expected.last().unwrap().0 + 1));
         let silver = lake.read_silver(TOPIC, partition, from, u64::MAX, usize::MAX).await.unwrap();
@@ -48,9 +56,9 @@ async fn every_column_comes_back() {
     assert_eq!(states.iter().map(|state| state.position(Table::Silver)).collect::<Vec<_>>(), [400, 2_000, 0]);
     assert_eq!(states[0].table(Table::Bronze).counter(Counter::Watermark), Some(START + 400));
     assert_eq!(states[0].table(Table::Bronze).counter(Counter::Accepted), None);
-    assert_eq!(states[2].table(Table::Bronze).counters, []);
+    assert!(states[2].table(Table::Bronze).counters.is_empty());
     assert_eq!(lake.partitions(TOPIC).await.unwrap(), [0, 3]);
-    assert_eq!(lake.partitions("usa").await.unwrap(), []);
+    assert!(lake.partitions("usa").await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,7 +72,7 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
             [range(table, 1, &[(0, "a"), (0, "b/c"), (1, "a")], 1, &[]), range(table, 1, &[(2, "a"), (2, "z")], 9, &[])]
         })
         .collect();
-    let written = lake.commit(first.clone()).await.unwrap();
+    let written = lake.commit(first.clone().into()).await.unwrap();
     assert_eq!((written.ranges.len(), written.files), (10, 10));
 
     let other = open(dir.path()).await;
@@ -84,7 +92,7 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
         range(Table::UsageMinute, 1, &[(0, "a")], 50, &[old.clone()]),
         range(Table::UsageMinute, 1, &[(0, "b/c"), (1, "a")], 60, &[old.clone()]),
     ];
-    let replaced = other.commit(second.clone()).await.unwrap();
+    let replaced = other.commit(second.clone().into()).await.unwrap();
     let state = lake.state(TOPIC, &[1]).await.unwrap().remove(0);
     let mut minutes: Vec<_> = state.ranges.iter().filter(|range| range.table == Table::UsageMinute).collect();
     minutes.sort_by(|a, b| a.first.cmp(&b.first));
@@ -96,15 +104,15 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
     assert_eq!(rows.iter().map(|row| row.total_requests).collect::<Vec<_>>(), [60, 61]);
 
     // Made again, as after a lost answer, it is done already and has the same names.
-    assert_eq!(other.commit(second.clone()).await.unwrap().ranges, replaced.ranges);
+    assert_eq!(other.commit(second.clone().into()).await.unwrap().ranges, replaced.ranges);
     // Another process is told that it is not its own.
-    assert_eq!(lake.commit(second).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(lake.commit(second.into()).await.unwrap_err().kind(), ErrorKind::Fenced);
     // A range that is gone cannot be loaded, nor replaced.
     let gone = subscription_core::RangeRef { id: old.clone(), ..minutes[1].clone() };
     assert_eq!(lake.load(TOPIC, &[gone]).await.unwrap_err().kind(), ErrorKind::Fenced);
     let mut third = commit(&[Table::UsageMinute], &[(1, 20, 30)], &[]);
     third.ranges = vec![range(Table::UsageMinute, 1, &[(0, "a")], 50, &[old])];
-    assert_eq!(lake.commit(third).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(lake.commit(third.into()).await.unwrap_err().kind(), ErrorKind::Fenced);
     assert_eq!(lake.state(TOPIC, &[1]).await.unwrap()[0].position(Table::UsageMinute), 20);
 }
 
@@ -112,7 +120,7 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
 async fn a_commit_without_rows_moves_the_position_and_writes_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let lake = open(dir.path()).await;
-    let done = lake.commit(commit(&BRONZE, &[(0, 0, 5)], &[])).await.unwrap();
+    let done = lake.commit(commit(&BRONZE, &[(0, 0, 5)], &[]).into()).await.unwrap();
     assert_eq!((done.files, done.bytes), (0, 0));
     assert_eq!(open(dir.path()).await.state(TOPIC, &[0]).await.unwrap()[0].position(Table::Bronze), 5);
 }
@@ -122,7 +130,7 @@ async fn a_span_that_begins_within_a_batch_takes_its_rows_only() {
     let dir = tempfile::tempdir().unwrap();
     let lake = open(dir.path()).await;
     lake.commit(step(&SILVER, 0, 0, 50)).await.unwrap();
-    lake.commit(commit(&SILVER, &[(0, 50, 80)], &[admitted(0, 0, 100)])).await.unwrap();
+    lake.commit(commit(&SILVER, &[(0, 50, 80)], &[admitted(0, 0, 100)]).into()).await.unwrap();
     let rows = lake.read_silver(TOPIC, 0, 0, u64::MAX, usize::MAX).await.unwrap();
     assert_eq!(shown(&rows), shown(&admitted(0, 0, 80).accepted));
 }

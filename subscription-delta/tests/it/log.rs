@@ -10,7 +10,11 @@ use subscription_delta::DeltaStore;
 use crate::support::*;
 
 /// What delta-rs itself sees of a table: its files with their tags, and the transaction of an application.
-async fn seen_by_delta_rs(dir: &std::path::Path, table: Table, app: &str) -> (u64, BTreeMap<String, bool>, Option<i64>) {
+async fn seen_by_delta_rs(
+    dir: &std::path::Path,
+    table: Table,
+    app: &str,
+) -> (u64, BTreeMap<String, bool>, Option<i64>) {
     let url = url::Url::from_directory_path(dir.join("lake").join(table.name())).unwrap();
     let opened = deltalake::open_table(url).await.unwrap();
     let snapshot = opened.snapshot().unwrap();
@@ -35,7 +39,7 @@ async fn delta_rs_agrees_before_and_after_checkpoints() {
         lake.commit(step(&SILVER, 4, from, to)).await.unwrap();
         let mut gold = commit(&[Table::UsageMinute], &[(4, from, to)], &[]);
         gold.ranges = vec![range(Table::UsageMinute, 4, &[(0, "a"), (0, "b")], round as i64, &minutes)];
-        minutes = lake.commit(gold).await.unwrap().ranges;
+        minutes = lake.commit(gold.into()).await.unwrap().ranges;
         // Checkpoints are written beside the commits: give them the time to be part of the test.
         if round == 8 || round == 16 {
             let log = dir.path().join("lake/silver_api_usage/_delta_log");

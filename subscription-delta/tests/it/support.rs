@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use subscription_core::{
     Admitted, AlertRow, AlertType, Commit, Counter, Counts, DeadLetter, EndpointRow, EventBatch, EventRow, GoldRows,
-    HttpMethod, Money, Quarantined, RangeId, RangeKey, RangeWrite, RecordBatch, Severity, Table, TableCommit, TableSpan,
-    Timestamp, Units, UsageRow, WindowKind,
+    HttpMethod, Money, Quarantined, RangeId, RangeKey, RangeWrite, RecordBatch, Severity, Table, TableCommit,
+    TableSpan, Timestamp, Units, UsageRow, WindowKind,
 };
 use subscription_delta::object_store::path::Path;
 use subscription_delta::object_store::{
@@ -17,39 +17,39 @@ use subscription_delta::object_store::{
 use subscription_delta::{DeltaConfig, DeltaStore};
 use uuid::Uuid;
 
-pub const TOPIC: &str = "usage";
+pub(crate) const TOPIC: &str = "usage";
 /// 2024-02-29T23:30:00Z: half an hour before a day and a month end.
-pub const START: i64 = 1_709_249_400_000;
+pub(crate) const START: i64 = 1_709_249_400_000;
 
-pub const BRONZE: [Table; 2] = [Table::DeadLetter, Table::Bronze];
-pub const SILVER: [Table; 2] = [Table::Quarantine, Table::Silver];
+pub(crate) const BRONZE: [Table; 2] = [Table::DeadLetter, Table::Bronze];
+pub(crate) const SILVER: [Table; 2] = [Table::Quarantine, Table::Silver];
 
-pub fn config(dir: &std::path::Path) -> DeltaConfig {
+pub(crate) fn config(dir: &std::path::Path) -> DeltaConfig {
     DeltaConfig::new(dir.join("lake").to_str().unwrap()).unwrap()
 }
 
-pub async fn open(dir: &std::path::Path) -> DeltaStore {
+pub(crate) async fn open(dir: &std::path::Path) -> DeltaStore {
     DeltaStore::open(config(dir)).await.unwrap()
 }
 
 /// The id of the event at an offset.
-pub fn id(partition: u32, offset: u64) -> Uuid {
+pub(crate) fn id(partition: u32, offset: u64) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{partition}/{offset}").as_bytes())
 }
 
 /// When the event at an offset happened: a second later each, but every seventh three hours earlier.
-pub fn event_time(offset: u64) -> Timestamp {
+pub(crate) fn event_time(offset: u64) -> Timestamp {
     let late = if offset % 7 == 6 { 3 * 3_600_000 } else { 0 };
     Timestamp::from_millis(START + offset as i64 * 1_000 - late)
 }
 
-pub fn tenant(offset: u64) -> String {
+pub(crate) fn tenant(offset: u64) -> String {
     format!("tenant-{}", offset % 5)
 }
 
 /// Offsets `from..to` of a partition: every 10th is a dead letter, every 10th quarantined, every 10th a duplicate,
 /// the others accepted.
-pub fn admitted(partition: u32, from: u64, to: u64) -> Arc<Admitted> {
+pub(crate) fn admitted(partition: u32, from: u64, to: u64) -> Arc<Admitted> {
     let mut records = RecordBatch::builder(TOPIC.into(), partition, from);
     let (mut dead, mut quarantined) = (Vec::new(), Vec::new());
     let mut events = EventBatch::builder();
@@ -94,12 +94,7 @@ pub fn admitted(partition: u32, from: u64, to: u64) -> Arc<Admitted> {
     })
 }
 
-fn event(
-    events: &mut subscription_core::EventBatchBuilder,
-    partition: u32,
-    offset: u64,
-    time: Timestamp,
-) -> EventRow {
+fn event(events: &mut subscription_core::EventBatchBuilder, partition: u32, offset: u64, time: Timestamp) -> EventRow {
     let some = offset % 2 == 0;
     let mut opt = |name: &str| some.then(|| events.text(&format!("{name}-{offset}-ü")));
     let optional = [
@@ -115,8 +110,19 @@ fn event(
         opt("trace"),
         opt("emitter"),
     ];
-    let [schema_version, user_id, api_version, ip_address, country_code, region, user_agent, sdk_version, request_id, trace_id, emitter_id] =
-        optional;
+    let [
+        schema_version,
+        user_id,
+        api_version,
+        ip_address,
+        country_code,
+        region,
+        user_agent,
+        sdk_version,
+        request_id,
+        trace_id,
+        emitter_id,
+    ] = optional;
     EventRow {
         offset,
         ingestion_timestamp: time,
@@ -159,9 +165,10 @@ fn event(
 }
 
 /// An event with its texts, to compare.
-pub fn shown(batch: &EventBatch) -> Vec<String> {
+pub(crate) fn shown(batch: &EventBatch) -> Vec<String> {
     let show = |row: &EventRow| {
-        let required = [row.tenant_id, row.api_key_id, row.endpoint, row.subscription_plan].map(|text| batch.text(text));
+        let required =
+            [row.tenant_id, row.api_key_id, row.endpoint, row.subscription_plan].map(|text| batch.text(text));
         let optional = [
             row.schema_version,
             row.user_id,
@@ -203,22 +210,29 @@ pub fn shown(batch: &EventBatch) -> Vec<String> {
     batch.rows().iter().map(show).collect()
 }
 
-pub type ShownRecord = (u64, Timestamp, Option<Vec<u8>>, u64, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
+pub(crate) type ShownRecord = (u64, Timestamp, Option<Vec<u8>>, u64, Option<Vec<u8>>, Vec<(String, Option<Vec<u8>>)>);
 
 /// A batch's records, to compare.
-pub fn shown_records(batch: &RecordBatch) -> Vec<ShownRecord> {
+pub(crate) fn shown_records(batch: &RecordBatch) -> Vec<ShownRecord> {
     let own = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
     batch
         .iter()
         .map(|record| {
             let headers = record.headers().map(|(name, value)| (name.to_owned(), own(value))).collect();
-            (record.offset(), record.timestamp(), own(record.payload()), record.payload_len(), own(record.key()), headers)
+            (
+                record.offset(),
+                record.timestamp(),
+                own(record.payload()),
+                record.payload_len(),
+                own(record.key()),
+                headers,
+            )
         })
         .collect()
 }
 
 /// A commit of a stage: these tables, these spans, from these rows.
-pub fn commit(tables: &[Table], spans: &[(u32, u64, u64)], rows: &[Arc<Admitted>]) -> Commit {
+pub(crate) fn commit(tables: &[Table], spans: &[(u32, u64, u64)], rows: &[Arc<Admitted>]) -> Commit {
     let table_commit = |&table| TableCommit {
         table,
         spans: spans
@@ -240,15 +254,15 @@ pub fn commit(tables: &[Table], spans: &[(u32, u64, u64)], rows: &[Arc<Admitted>
 }
 
 /// A commit of Bronze or Silver of one partition.
-pub fn step(tables: &[Table], partition: u32, from: u64, to: u64) -> Commit {
-    commit(tables, &[(partition, from, to)], &[admitted(partition, from, to)])
+pub(crate) fn step(tables: &[Table], partition: u32, from: u64, to: u64) -> Arc<Commit> {
+    commit(tables, &[(partition, from, to)], &[admitted(partition, from, to)]).into()
 }
 
-pub fn key(minute: i64, tenant: &str) -> RangeKey {
+pub(crate) fn key(minute: i64, tenant: &str) -> RangeKey {
     RangeKey { window_start: Timestamp::from_millis(START + minute * 60_000), tenant_id: tenant.into() }
 }
 
-pub fn usage(table: Table, key: &RangeKey, n: i64) -> UsageRow {
+pub(crate) fn usage(table: Table, key: &RangeKey, n: i64) -> UsageRow {
     let kind = match table {
         Table::UsageMinute => WindowKind::Minute,
         Table::UsageHour => WindowKind::Hour,
@@ -295,7 +309,7 @@ pub fn usage(table: Table, key: &RangeKey, n: i64) -> UsageRow {
     }
 }
 
-pub fn endpoint(key: &RangeKey, n: i64) -> EndpointRow {
+pub(crate) fn endpoint(key: &RangeKey, n: i64) -> EndpointRow {
     EndpointRow {
         tenant_id: key.tenant_id.clone(),
         endpoint: format!("/v1/{n}").into(),
@@ -313,7 +327,7 @@ pub fn endpoint(key: &RangeKey, n: i64) -> EndpointRow {
     }
 }
 
-pub fn alert(key: &RangeKey, n: i64) -> AlertRow {
+pub(crate) fn alert(key: &RangeKey, n: i64) -> AlertRow {
     AlertRow {
         alert_id: id(0, n as u64),
         tenant_id: key.tenant_id.clone(),
@@ -337,7 +351,7 @@ pub fn alert(key: &RangeKey, n: i64) -> AlertRow {
 }
 
 /// A range of usage rows with these keys.
-pub fn range(table: Table, partition: u32, keys: &[(i64, &str)], n: i64, replaces: &[RangeId]) -> RangeWrite {
+pub(crate) fn range(table: Table, partition: u32, keys: &[(i64, &str)], n: i64, replaces: &[RangeId]) -> RangeWrite {
     let keys: Vec<RangeKey> = keys.iter().map(|&(minute, tenant)| key(minute, tenant)).collect();
     let rows = match table {
         Table::EndpointHour => GoldRows::Endpoint(keys.iter().map(|key| endpoint(key, n)).collect()),
@@ -356,7 +370,7 @@ pub fn range(table: Table, partition: u32, keys: &[(i64, &str)], n: i64, replace
 
 /// What a faulty store does at one of its puts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing is written, and an error answered.
     Before,
     /// It is written, and an error answered.
@@ -368,16 +382,16 @@ pub enum Fault {
 }
 
 /// A local store that has a fault at the nth put (from now on) of a file whose path contains a text.
-pub struct Faulty {
+pub(crate) struct Faulty {
     inner: subscription_delta::object_store::local::LocalFileSystem,
     plan: Mutex<Option<(String, usize, Fault)>>,
-    pub reached: tokio::sync::Semaphore,
-    pub go: tokio::sync::Semaphore,
-    pub puts: AtomicUsize,
+    pub(crate) reached: tokio::sync::Semaphore,
+    pub(crate) go: tokio::sync::Semaphore,
+    pub(crate) puts: AtomicUsize,
 }
 
 impl Faulty {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             inner: subscription_delta::object_store::local::LocalFileSystem::new(),
             plan: Mutex::new(None),
@@ -387,7 +401,7 @@ impl Faulty {
         })
     }
 
-    pub fn plan(&self, contains: &str, nth: usize, fault: Fault) {
+    pub(crate) fn plan(&self, contains: &str, nth: usize, fault: Fault) {
         *self.plan.lock().unwrap() = Some((contains.to_owned(), nth, fault));
     }
 
