@@ -7,7 +7,7 @@ use crate::distinct;
 use crate::endpoint::{EndpointGroup, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::{AlertRow, AlertType};
-use crate::intern::{CachedTerms, Plans, Tenants};
+use crate::intern::{Plans, Tenants};
 use crate::plan::{Catalog, Terms};
 use crate::ranges::{GoldTable, Group};
 use crate::rows::{EventBatch, EventRow, HttpMethod};
@@ -274,10 +274,9 @@ impl AggregateEngine {
         let tenant = self.tenants.intern(batch.text(row.tenant_id));
         let plan_name = batch.text(row.subscription_plan);
         let plan = self.plans.intern(plan_name);
-        let time = row.event_timestamp.millis();
-        let catalog = &self.catalog;
-        let terms = self.tenants.terms(tenant, plan, time, |tenant| look_up(catalog, tenant, plan_name, time));
-        let Some(terms) = terms else {
+        let (time, catalog) = (row.event_timestamp, &self.catalog);
+        let look_up = |tenant: &str| catalog.terms_until(tenant, plan_name, time);
+        let Some(terms) = self.tenants.terms(tenant, plan, time, look_up) else {
             return Err(Error::new(ErrorKind::Mismatch, "the catalog does not have the plan of an accepted event")
                 .with("plan", plan_name)
                 .with("event time", row.event_timestamp)
@@ -289,7 +288,7 @@ impl AggregateEngine {
         let response_us = whole_micros(row.response_time_ms);
         let sample = Sample {
             offset: row.offset,
-            time,
+            time: time.millis(),
             late: row.is_late,
             status: row.response_status_code,
             quota_cost: row.quota_cost.unwrap_or(1).max(0),
@@ -615,12 +614,6 @@ fn not_loaded(range: &RangeRef) -> Error {
         .with("table", range.table.name())
         .with("partition", range.partition)
         .with("range", &range.id.0)
-}
-
-/// What a tenant has on a plan at an event's time, in milliseconds, and how long it holds.
-fn look_up(catalog: &Catalog, tenant: &str, plan: &str, time: i64) -> Option<CachedTerms> {
-    let terms = catalog.terms(tenant, plan, Timestamp::from_millis(time))?;
-    Some(CachedTerms { terms, from: time, until: time.saturating_add(1) })
 }
 
 impl Group for UsageState {

@@ -168,7 +168,7 @@ impl Conditions {
         }
         let critical = high || state.attempted > state.limit;
         let severity = if critical { Severity::Critical } else { Severity::Warning };
-        let reasons = u8::from(high) * HIGH_RISK | u8::from(spike) * VELOCITY_SPIKE;
+        let reasons = (u8::from(high) * HIGH_RISK) | (u8::from(spike) * VELOCITY_SPIKE);
         raise(state, Raised { alert_type: AlertType::AbuseDetected, severity, late: false, reasons, risk, spike_ratio })
     }
 
