@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
-use subscription_core::testkit::{conformance, traffic::{Traffic, TrafficConfig}};
+use subscription_core::testkit::{
+    conformance,
+    traffic::{Traffic, TrafficConfig},
+};
 use subscription_core::{Delivery, Error, ErrorKind, MemorySource, MemoryStore, Result, Sink};
 use subscription_pipeline::Pipeline;
 
@@ -56,7 +59,9 @@ impl Sink for Countries {
             return Ok(());
         }
         if delivery.from > *position {
-            return Err(Error::new(ErrorKind::Gap, "a span is missing").with("from", delivery.from).with("position", *position));
+            return Err(Error::new(ErrorKind::Gap, "a span is missing")
+                .with("from", delivery.from)
+                .with("position", *position));
         }
         let position = std::mem::replace(position, delivery.to);
         for row in delivery.events.rows().iter().filter(|row| row.offset >= position) {
@@ -65,7 +70,9 @@ impl Sink for Countries {
         }
         let new = self.path.with_extension("new");
         let bytes = serde_json::to_vec(&next).map_err(|e| broken(&new, e))?;
-        std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, &self.path)).map_err(|e| broken(&self.path, e))?;
+        std::fs::write(&new, bytes)
+            .and_then(|()| std::fs::rename(&new, &self.path))
+            .map_err(|e| broken(&self.path, e))?;
         *state = next;
         Ok(())
     }

@@ -16,7 +16,8 @@ fn main() {
         let decision = counters.decide_at("acme", &limits, 1, at);
         if request >= 58 {
             let answer = if decision.allowed { "allowed" } else { "denied " };
-            println!("{at} request {request}: {answer} RateLimit: {}", decision.rate_limit());
+            let counted = counters.counters_at("acme", at).minute.live;
+            println!("{at} request {request}: {answer} counter: {counted:2} RateLimit: {}", decision.rate_limit());
         }
         if let Some(body) = decision.problem_json() {
             println!("{:24} Retry-After: {}\n{:24} {body}", "", decision.retry_after().unwrap_or_default(), "");

@@ -27,17 +27,23 @@ pub(crate) enum Value<'a> {
 }
 
 /// The inside of a string as it was written.
+// Not a text and a `bool`: the padding behind that would be copied with it, a wide load right behind a narrow store, which
+// no processor forwards. That took half the time of a scan.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RawStr<'a> {
-    text: &'a str,
-    escaped: bool,
+pub(crate) enum RawStr<'a> {
+    Plain(&'a str),
+    /// It has escapes, all of them valid.
+    Escaped(&'a str),
 }
 
 impl<'a> RawStr<'a> {
     /// The string that is meant; borrowed where it has no escape.
     #[inline]
     pub(crate) fn decode(self) -> Cow<'a, str> {
-        if self.escaped { Cow::Owned(unescape(self.text)) } else { Cow::Borrowed(self.text) }
+        match self {
+            Self::Plain(text) => Cow::Borrowed(text),
+            Self::Escaped(text) => Cow::Owned(unescape(text)),
+        }
     }
 }
 
@@ -69,248 +75,220 @@ impl fmt::Display for SyntaxError {
 /// If `text` is no object. `each` may have been called before.
 #[inline]
 pub(crate) fn members<'a>(text: &'a str, each: impl FnMut(RawStr<'a>, Value<'a>)) -> Result<(), NotAnObject> {
-    let mut scanner = Scanner { text, at: 0, depth: 0 };
-    let result = if scanner.next_token() == b'{' {
-        scanner.object(each).map(|()| None)
+    let scanner = Scanner { text };
+    let start = scanner.skip_space(0);
+    let scanned = if scanner.byte(start) == b'{' {
+        scanner.object(start, 1, each).map(|end| (None, end))
     } else {
-        scanner.value().map(|value| match value {
-            Value::Null => Some("null"),
-            Value::Bool => Some("a boolean"),
-            Value::Number(_) => Some("a number"),
-            Value::String(_) => Some("a string"),
-            Value::Array => Some("an array"),
-            Value::Object(_) => None,
-        })
+        scanner.value(start, 0).map(|(value, end)| (Some(value), end))
     };
-    match result.and_then(|other| scanner.end().map(|()| other)) {
-        Ok(None) => Ok(()),
-        Ok(Some(other)) => Err(NotAnObject::Other(other)),
-        Err(error) => Err(NotAnObject::NotJson(error)),
+    let (other, end) = scanned.map_err(NotAnObject::NotJson)?;
+    let end = scanner.skip_space(end);
+    if end < text.len() {
+        return scanner.error("something behind the value", end).map_err(NotAnObject::NotJson);
+    }
+    match other {
+        // An object was taken as one.
+        None | Some(Value::Object(_)) => Ok(()),
+        Some(Value::Null) => Err(NotAnObject::Other("null")),
+        Some(Value::Bool) => Err(NotAnObject::Other("a boolean")),
+        Some(Value::Number(_)) => Err(NotAnObject::Other("a number")),
+        Some(Value::String(_)) => Err(NotAnObject::Other("a string")),
+        Some(Value::Array) => Err(NotAnObject::Other("an array")),
     }
 }
 
 type Scanned<T> = Result<T, SyntaxError>;
 
+/// Each method takes the place to begin at and returns the one where it ended.
+#[derive(Clone, Copy)]
 struct Scanner<'a> {
     text: &'a str,
-    /// The next byte to look at; always between characters.
-    at: usize,
-    depth: u32,
 }
 
 impl<'a> Scanner<'a> {
-    /// The byte at hand; 0, which no JSON has outside of strings nor inside, at the end.
-    #[inline]
-    fn byte(&self) -> u8 {
-        self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    /// The byte there; 0 at the end, which no JSON has anywhere.
+    #[inline(always)]
+    fn byte(self, at: usize) -> u8 {
+        self.text.as_bytes().get(at).copied().unwrap_or(0)
     }
 
-    /// Passes white space and says what comes then.
-    #[inline]
-    fn next_token(&mut self) -> u8 {
-        loop {
-            match self.byte() {
-                b' ' | b'\n' | b'\r' | b'\t' => self.at += 1,
-                byte => return byte,
-            }
+    #[inline(always)]
+    fn skip_space(self, mut at: usize) -> usize {
+        while matches!(self.byte(at), b' ' | b'\n' | b'\r' | b'\t') {
+            at += 1;
         }
+        at
     }
 
     #[cold]
-    fn error<T>(&self, what: &'static str) -> Scanned<T> {
-        let what = if self.at < self.text.len() { what } else { "unexpected end" };
-        Err(SyntaxError { what, at: self.at })
+    fn error<T>(self, what: &'static str, at: usize) -> Scanned<T> {
+        let what = if at < self.text.len() { what } else { "unexpected end" };
+        Err(SyntaxError { what, at })
     }
 
-    fn end(&mut self) -> Scanned<()> {
-        self.next_token();
-        if self.at == self.text.len() { Ok(()) } else { self.error("something behind the value") }
-    }
-
-    fn enter(&mut self) -> Scanned<()> {
-        if self.depth == MAX_DEPTH {
-            return self.error("nesting beyond 127 levels");
-        }
-        self.depth += 1;
-        self.at += 1;
-        Ok(())
-    }
-
-    #[inline]
-    fn value(&mut self) -> Scanned<Value<'a>> {
-        match self.next_token() {
-            b'"' => self.string().map(Value::String),
-            b'-' | b'0'..=b'9' => self.number().map(Value::Number),
-            b'{' => {
-                let start = self.at;
-                self.object(|_, _| ())?;
-                Ok(Value::Object(&self.text[start..self.at]))
-            }
-            b'[' => self.array().map(|()| Value::Array),
-            b't' => self.literal("true", Value::Bool),
-            b'f' => self.literal("false", Value::Bool),
-            b'n' => self.literal("null", Value::Null),
-            _ => self.error("expected a value"),
+    /// A value that is nested in `depth` others and begins at `at`.
+    #[inline(always)]
+    fn value(self, at: usize, depth: u32) -> Scanned<(Value<'a>, usize)> {
+        match self.byte(at) {
+            b'"' => self.string(at).map(|(string, end)| (Value::String(string), end)),
+            b'-' | b'0'..=b'9' => self.number(at).map(|(number, end)| (Value::Number(number), end)),
+            _ => self.other_value(at, depth),
         }
     }
 
-    /// At the opening brace.
-    #[inline]
-    fn object(&mut self, mut each: impl FnMut(RawStr<'a>, Value<'a>)) -> Scanned<()> {
-        self.enter()?;
-        if self.next_token() != b'}' {
-            loop {
-                if self.next_token() != b'"' {
-                    return self.error("expected a name in quotes");
-                }
-                let name = self.string()?;
-                if self.next_token() != b':' {
-                    return self.error("expected `:`");
-                }
-                self.at += 1;
-                each(name, self.value()?);
-                match self.next_token() {
-                    b',' => self.at += 1,
-                    b'}' => break,
-                    _ => return self.error("expected `,` or `}`"),
-                }
-            }
+    #[inline(never)]
+    fn other_value(self, at: usize, depth: u32) -> Scanned<(Value<'a>, usize)> {
+        match self.byte(at) {
+            b'{' | b'[' if depth == MAX_DEPTH => self.error("nesting beyond 127 levels", at),
+            b'{' => self.object(at, depth + 1, |_, _| ()).map(|end| (Value::Object(&self.text[at..end]), end)),
+            b'[' => self.array(at, depth + 1).map(|end| (Value::Array, end)),
+            b't' => self.literal("true", at).map(|end| (Value::Bool, end)),
+            b'f' => self.literal("false", at).map(|end| (Value::Bool, end)),
+            b'n' => self.literal("null", at).map(|end| (Value::Null, end)),
+            _ => self.error("expected a value", at),
         }
-        self.at += 1;
-        self.depth -= 1;
-        Ok(())
     }
 
-    /// At the opening bracket.
-    fn array(&mut self) -> Scanned<()> {
-        self.enter()?;
-        if self.next_token() != b']' {
-            loop {
-                self.value()?;
-                match self.next_token() {
-                    b',' => self.at += 1,
-                    b']' => break,
-                    _ => return self.error("expected `,` or `]`"),
-                }
-            }
+    /// `at` is the opening brace.
+    #[inline(always)]
+    fn object(self, at: usize, depth: u32, mut each: impl FnMut(RawStr<'a>, Value<'a>)) -> Scanned<usize> {
+        let mut at = self.skip_space(at + 1);
+        if self.byte(at) == b'}' {
+            return Ok(at + 1);
         }
-        self.at += 1;
-        self.depth -= 1;
-        Ok(())
-    }
-
-    fn literal(&mut self, word: &str, value: Value<'a>) -> Scanned<Value<'a>> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return self.error("expected a value");
-        }
-        self.at += word.len();
-        Ok(value)
-    }
-
-    /// At the opening quote.
-    #[inline]
-    fn string(&mut self) -> Scanned<RawStr<'a>> {
-        self.at += 1;
-        let start = self.at;
-        let mut escaped = false;
         loop {
-            self.at += plain_len(&self.text.as_bytes()[self.at..]);
-            match self.byte() {
-                b'"' => break,
-                b'\\' => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                _ => return self.error("control character in a string"),
+            if self.byte(at) != b'"' {
+                return self.error("expected a name in quotes", at);
+            }
+            let (name, end) = self.string(at)?;
+            at = self.skip_space(end);
+            if self.byte(at) != b':' {
+                return self.error("expected `:`", at);
+            }
+            let (value, end) = self.value(self.skip_space(at + 1), depth)?;
+            each(name, value);
+            at = self.skip_space(end);
+            match self.byte(at) {
+                b',' => at = self.skip_space(at + 1),
+                b'}' => return Ok(at + 1),
+                _ => return self.error("expected `,` or `}`", at),
             }
         }
-        let text = &self.text[start..self.at];
-        self.at += 1;
-        Ok(RawStr { text, escaped })
     }
 
-    /// At the backslash.
+    /// `at` is the opening bracket.
+    fn array(self, at: usize, depth: u32) -> Scanned<usize> {
+        let mut at = self.skip_space(at + 1);
+        if self.byte(at) == b']' {
+            return Ok(at + 1);
+        }
+        loop {
+            let (_, end) = self.value(at, depth)?;
+            at = self.skip_space(end);
+            match self.byte(at) {
+                b',' => at = self.skip_space(at + 1),
+                b']' => return Ok(at + 1),
+                _ => return self.error("expected `,` or `]`", at),
+            }
+        }
+    }
+
+    fn literal(self, word: &str, at: usize) -> Scanned<usize> {
+        if !self.text.as_bytes()[at..].starts_with(word.as_bytes()) {
+            return self.error("expected a value", at);
+        }
+        Ok(at + word.len())
+    }
+
+    /// `at` is the opening quote.
+    #[inline(always)]
+    fn string(self, at: usize) -> Scanned<(RawStr<'a>, usize)> {
+        let end = self.plain_end(at + 1);
+        if self.byte(end) == b'"' {
+            return Ok((RawStr::Plain(&self.text[at + 1..end]), end + 1));
+        }
+        self.string_with_escapes(at, end)
+    }
+
+    /// As [`Scanner::string`]; nothing before `end` was special.
     #[cold]
-    fn escape(&mut self) -> Scanned<()> {
-        self.at += 1;
-        match self.byte() {
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
-            b'u' => match self.unit()? {
-                0xDC00..=0xDFFF => return self.error("escape of a lone surrogate"),
+    #[inline(never)]
+    fn string_with_escapes(self, at: usize, mut end: usize) -> Scanned<(RawStr<'a>, usize)> {
+        loop {
+            match self.byte(end) {
+                b'"' => return Ok((RawStr::Escaped(&self.text[at + 1..end]), end + 1)),
+                b'\\' => end = self.plain_end(self.escape(end)?),
+                _ => return self.error("control character in a string", end),
+            }
+        }
+    }
+
+    /// `at` is the backslash.
+    fn escape(self, at: usize) -> Scanned<usize> {
+        match self.byte(at + 1) {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(at + 2),
+            b'u' => match self.unit(at)? {
+                0xDC00..=0xDFFF => self.error("escape of a lone surrogate", at),
                 0xD800..=0xDBFF => {
-                    if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
-                        return self.error("escape of a lone surrogate");
-                    }
-                    self.at += 1;
-                    if !(0xDC00..=0xDFFF).contains(&self.unit()?) {
-                        return self.error("escape of a lone surrogate");
-                    }
+                    let paired = self.text.as_bytes()[at + 6..].starts_with(b"\\u")
+                        && (0xDC00..=0xDFFF).contains(&self.unit(at + 6)?);
+                    if paired { Ok(at + 12) } else { self.error("escape of a lone surrogate", at) }
                 }
-                _ => {}
+                _ => Ok(at + 6),
             },
-            _ => return self.error("unknown escape"),
-        }
-        Ok(())
-    }
-
-    /// The UTF-16 unit of the four digits behind the `u` at hand.
-    fn unit(&mut self) -> Scanned<u16> {
-        match self.text.as_bytes().get(self.at + 1..self.at + 5).and_then(hex4) {
-            Some(unit) => {
-                self.at += 5;
-                Ok(unit)
-            }
-            None => self.error("expected four hexadecimal digits"),
+            _ => self.error("unknown escape", at),
         }
     }
 
-    #[inline]
-    fn number(&mut self) -> Scanned<&'a str> {
-        let start = self.at;
-        let mut plain = true;
-        if self.byte() == b'-' {
-            self.at += 1;
+    /// The UTF-16 unit of the escape `\uXXXX` at `at`.
+    fn unit(self, at: usize) -> Scanned<u16> {
+        match self.text.as_bytes().get(at + 2..at + 6).and_then(hex4) {
+            Some(unit) => Ok(unit),
+            None => self.error("expected `\\u` and four hexadecimal digits", at),
         }
-        if self.byte() == b'0' {
-            self.at += 1;
-        } else {
-            self.digits()?;
+    }
+
+    #[inline(always)]
+    fn number(self, start: usize) -> Scanned<(&'a str, usize)> {
+        let mut at = start + usize::from(self.byte(start) == b'-');
+        at = if self.byte(at) == b'0' { at + 1 } else { self.digits(at)? };
+        if self.byte(at) == b'.' {
+            at = self.digits(at + 1)?;
         }
-        if self.byte() == b'.' {
-            self.at += 1;
-            self.digits()?;
+        let exponent = matches!(self.byte(at), b'e' | b'E');
+        if exponent {
+            at = self.digits(at + 1 + usize::from(matches!(self.byte(at + 1), b'+' | b'-')))?;
         }
-        if matches!(self.byte(), b'e' | b'E') {
-            plain = false;
-            self.at += 1;
-            if matches!(self.byte(), b'+' | b'-') {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        let text = &self.text[start..self.at];
+        let text = &self.text[start..at];
         // The greatest double has 309 digits.
-        if (!plain || text.len() > 300) && !text.parse().is_ok_and(f64::is_finite) {
-            self.at = start;
-            return self.error("number beyond the range of a double");
+        if (exponent || text.len() > 300) && !text.parse().is_ok_and(f64::is_finite) {
+            return self.error("number beyond the range of a double", start);
         }
-        Ok(text)
+        Ok((text, at))
     }
 
-    #[inline]
-    fn digits(&mut self) -> Scanned<()> {
-        if !self.byte().is_ascii_digit() {
-            return self.error("expected a digit");
+    /// At least one digit.
+    #[inline(always)]
+    fn digits(self, mut at: usize) -> Scanned<usize> {
+        if !self.byte(at).is_ascii_digit() {
+            return self.error("expected a digit", at);
         }
-        while self.byte().is_ascii_digit() {
-            self.at += 1;
+        while self.byte(at).is_ascii_digit() {
+            at += 1;
         }
-        Ok(())
+        Ok(at)
+    }
+
+    /// Where the first quote, backslash or control character is, or the end.
+    #[inline(always)]
+    fn plain_end(self, at: usize) -> usize {
+        at + plain_len(&self.text.as_bytes()[at..])
     }
 }
 
 /// How many bytes come before the first quote, backslash or control character.
-#[inline]
+#[inline(always)]
 fn plain_len(bytes: &[u8]) -> usize {
     // Eight bytes at a time: the lowest bit set by `zero_bytes` is right, those above may not be
     // (https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord, "haszero" and "hasless").

@@ -1,4 +1,5 @@
-//! Core.
+#![doc = include_str!("../README.md")]
+
 mod admit;
 mod aggregate;
 mod alert;
@@ -11,8 +12,8 @@ mod endpoint;
 mod error;
 mod event;
 mod gold;
-mod json;
 mod intern;
+mod json;
 mod limit;
 mod memory;
 mod partition;
@@ -43,11 +44,11 @@ pub use distinct::DistinctCount;
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
+pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use memory::{
     MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
     StoredQuarantined, StoredRecord,
 };
-pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use partition::murmur2_partition;
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,

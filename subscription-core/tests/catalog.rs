@@ -1,4 +1,5 @@
 //! The plan catalog: files and their errors, entries in time, what may change under a lake.
+#![cfg(feature = "catalog")]
 
 use proptest::prelude::*;
 use subscription_core::{

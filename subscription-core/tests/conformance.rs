@@ -63,11 +63,11 @@ fn commit() -> Commit {
 fn faults_before_within_and_after() {
     for (fault, bronze, silver) in [(Fault::Before, 0, 0), (Fault::Within, 7, 0), (Fault::After, 7, 4)] {
         let store = FaultyStore::new(MemoryStore::new(), Faults::new().fail("commit", 0, fault));
-        let error = block_on(store.commit(commit())).unwrap_err();
+        let error = block_on(store.commit(commit().into())).unwrap_err();
         assert!(error.is_retryable(), "{error}");
         let tables = store.inner().tables("usage");
         assert_eq!((tables.bronze.len(), tables.silver.len()), (bronze, silver), "{fault:?}");
-        block_on(store.commit(commit())).unwrap();
+        block_on(store.commit(commit().into())).unwrap();
         let tables = store.inner().tables("usage");
         assert_eq!((tables.bronze.len(), tables.silver.len()), (7, 4), "{fault:?} and again");
     }
@@ -79,7 +79,7 @@ fn a_crash_is_for_good() {
     let store = FaultyStore::new(MemoryStore::new(), faults.clone());
     assert!(block_on(store.settings()).is_ok());
     assert!(!faults.is_down());
-    assert!(!block_on(store.commit(commit())).unwrap_err().is_retryable());
+    assert!(!block_on(store.commit(commit().into())).unwrap_err().is_retryable());
     assert!(faults.is_down());
     assert_eq!(store.inner().tables("usage").silver.len(), 4);
     for _ in 0..3 {

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use subscription_core::{Catalog, EVENT_SCHEMA, Judged, Rules, Timestamp, check_business, judge, peek};
+use subscription_core::{
+    ApiUsageEvent, Catalog, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Rules, Timestamp, Units, check_business,
+    judge, peek,
+};
 
 /// The workspace's `schemas/`; `None` in a packaged crate, which is tested without its surroundings.
 fn schemas() -> Option<PathBuf> {
@@ -178,5 +181,137 @@ fn the_schema_is_sound() {
         for example in rules["examples"].as_array().unwrap() {
             assert!(validator.is_valid(example), "{field}: {example}");
         }
+    }
+}
+
+/// A payload of the required fields, and `more` members.
+fn event_with(more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { "," };
+    format!(
+        r#"{{"event_id":"0f8fad5b-d9cb-469f-a165-70867728950e","event_timestamp":"2026-01-15T12:00:00Z","tenant_id":"acme",
+        "api_key_id":"k","endpoint":"/","http_method":"GET","response_status_code":200,"response_time_ms":1,
+        "subscription_plan":"free"{comma}{more}}}"#
+    )
+}
+
+#[test]
+fn of_many_repeated_labels_the_last_counts_at_the_first_place() {
+    for names in [1, 15, 16, 17, 18, 100] {
+        let label = |round: usize, name: usize| {
+            format!(r#""n{name}":{}"#, if round == 0 { "0".into() } else { format!("\"{round}\"") })
+        };
+        let members: Vec<_> = (0..3).flat_map(|round| (0..names).map(move |name| label(round, name))).collect();
+        let payload = event_with(&format!(r#""labels":{{{}}}"#, members.join(",")));
+        let Judged::Valid(event) = judge(payload.as_bytes()) else { panic!("{payload}") };
+        let expected: Vec<_> = (0..names).map(|name| (format!("n{name}").into(), "2".into())).collect();
+        assert_eq!(event.labels, Some(expected));
+    }
+}
+
+#[test]
+fn numbers_are_bounded_by_the_greatest_double() {
+    for (number, is_json) in [
+        ("1.7976931348623157e308", true),
+        ("-1.7976931348623158e308", true),
+        ("1.7976931348623159e308", false),
+        ("1e309", false),
+        ("1e-999999999999", true),
+        (&*"9".repeat(308), true),
+        (&*"9".repeat(309), false),
+        (&*format!("0.{}", "0".repeat(400)), true),
+    ] {
+        let payload = event_with(&format!(r#""x":{number}"#));
+        assert_eq!(matches!(judge(payload.as_bytes()), Judged::Valid(_)), is_json, "{number}");
+    }
+}
+
+#[test]
+fn units_are_never_doubles() {
+    for (number, raw) in [
+        ("0.1", 100_000),
+        ("123456789012.123456", 123_456_789_012_123_456),
+        ("0.0000025", 2),
+        ("0.0000035", 4),
+        ("1000000000000.00001", 1_000_000_000_000_000_010),
+        ("1e12", 1_000_000_000_000_000_000),
+        ("-0", 0),
+    ] {
+        let payload = event_with(&format!(r#""billable_units":{number}"#));
+        let Judged::Valid(event) = judge(payload.as_bytes()) else { panic!("{number}") };
+        assert_eq!(event.billable_units.map(Units::raw), Some(raw), "{number}");
+    }
+}
+
+#[test]
+fn dead_letters_say_where() {
+    for (payload, says) in [
+        ("{", "unexpected end at byte 1"),
+        ("{}}", "something behind the value at byte 2"),
+        ("{'a':1}", "expected a name in quotes at byte 1"),
+        (r#"{"a" 1}"#, "expected `:` at byte 5"),
+        (r#"{"a":1 "b":2}"#, "expected `,` or `}` at byte 7"),
+        ("{\"a\":\"\t\"}", "control character in a string at byte 6"),
+        (r#"{"a":"\x"}"#, "unknown escape at byte 6"),
+        (r#"{"a":"\udc00"}"#, "escape of a lone surrogate at byte 6"),
+        (r#"{"a":1e999}"#, "number beyond the range of a double at byte 5"),
+        ("[1 2]", "expected `,` or `]` at byte 3"),
+        ("\"a\"", "a string instead of an object"),
+    ] {
+        let Judged::Dead { error, .. } = judge(payload.as_bytes()) else { panic!("{payload}") };
+        assert_eq!(error, says, "{payload}");
+    }
+}
+
+#[test]
+fn velocities_are_compared_with_the_next_one_given() {
+    for (minute, five, hour, wrong) in [
+        (None, None, None, None),
+        (Some(1), Some(1), Some(1), None),
+        (Some(10_000_000), None, None, None),
+        (Some(10_000_001), None, None, Some("velocity_last_1min")),
+        (Some(2), Some(1), None, Some("velocity_last_1min")),
+        (Some(2), Some(1), Some(0), Some("velocity_last_1min")),
+        (Some(2), None, Some(1), None),
+        (None, Some(2), Some(1), Some("velocity_last_5min")),
+        (None, None, Some(10_000_001), Some("velocity_last_1hour")),
+        (Some(1), Some(2), Some(i64::MAX), Some("velocity_last_1hour")),
+    ] {
+        let payload = event_with("");
+        let Judged::Valid(mut event) = judge(payload.as_bytes()) else { panic!("{payload}") };
+        (event.velocity_last_1min, event.velocity_last_5min, event.velocity_last_1hour) = (minute, five, hour);
+        let time = event.event_timestamp;
+        let codes = check_business(&event, time, &Rules::default(), &Catalog::default(), None);
+        assert_eq!(codes, wrong.map(|field| format!("implausible_velocity:{field}")).into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn builders_say_what_the_platform_would() {
+    let errors = |builder: EventBuilder<'_>| builder.build().map(|_| ()).unwrap_err().errors;
+    let id = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+    let builder = ApiUsageEvent::builder().event_id(id).event_timestamp(Timestamp::EPOCH).tenant_id("acme");
+    assert_eq!(
+        errors(builder.clone()),
+        [
+            "missing_field:api_key_id",
+            "missing_field:endpoint",
+            "missing_field:http_method",
+            "missing_field:response_status_code",
+            "missing_field:response_time_ms",
+            "missing_field:subscription_plan"
+        ]
+    );
+    let builder = builder.api_key_id("k").endpoint("/").http_method(HttpMethod::Get).response_status_code(200);
+    let builder = builder.response_time_ms(1.0).subscription_plan("free");
+    assert!(builder.clone().build().is_ok());
+    for (builder, wrong) in [
+        (builder.clone().tenant_id("-").endpoint("v1"), vec!["bad_format:endpoint", "bad_format:tenant_id"]),
+        (builder.clone().response_time_ms(f64::NAN), vec!["out_of_range:response_time_ms"]),
+        (builder.clone().risk_score(f64::INFINITY), vec!["out_of_range:risk_score"]),
+        (builder.clone().event_timestamp(Timestamp::MAX), vec!["bad_format:event_timestamp"]),
+        (builder.clone().billable_units(Units::from_raw(-1)), vec!["out_of_range:billable_units"]),
+        (builder.user_agent("x".repeat(16 << 20)), vec!["too_large"]),
+    ] {
+        assert_eq!(errors(builder), wrong);
     }
 }

@@ -1,1 +1,30 @@
+#![doc = include_str!("../README.md")]
 
+mod append;
+mod bronze;
+mod cache;
+mod columns;
+mod config;
+mod error;
+mod failpoint;
+mod file;
+mod fsync;
+mod gold;
+mod log;
+mod lookup;
+mod read;
+mod scan;
+mod schema;
+mod settings;
+mod silver;
+mod store;
+mod values;
+
+pub use config::{Compression, DeltaConfig};
+/// The Arrow of the batches that [`DeltaStore::scan`] returns.
+pub use deltalake::arrow;
+/// The crate of [`DeltaConfig::object_store`].
+pub use deltalake::logstore::object_store;
+pub use failpoint::FAILPOINTS;
+pub use scan::{PositionInfo, Scan, TableInfo};
+pub use store::DeltaStore;

@@ -94,7 +94,7 @@ impl Partition {
                 .block_on(shared.retry.run("read ids", || shared.store.read_ids(&shared.topic, number, watermark)))?;
             admit.remember(&ids);
         }
-        let aggregate = AggregateEngine::new(config.clone(), number, state);
+        let aggregate = AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         Ok(Self {
             number,
             phase: Phase::Gold { at: aggregate.least_position() },
@@ -231,7 +231,7 @@ impl Partition {
         let (gold, alerts) = if gold {
             let ranges = self.aggregate.cut_lookups();
             self.load(&ranges)?;
-            (Some(self.aggregate.cut()), std::mem::take(&mut self.alerts))
+            (Some(self.aggregate.cut()?), std::mem::take(&mut self.alerts))
         } else {
             (None, Vec::new())
         };
@@ -253,8 +253,8 @@ impl Partition {
     }
 
     /// The Gold cut is durable, under these names.
-    pub(crate) fn gold_committed(&mut self, ranges: &[subscription_core::RangeId]) {
-        self.aggregate.committed(ranges);
+    pub(crate) fn gold_committed(&mut self, ranges: &[subscription_core::RangeId]) -> Result<()> {
+        self.aggregate.committed(ranges)
     }
 
     /// Drops what is clean above `max_bytes` of Gold rows.

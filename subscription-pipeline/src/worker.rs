@@ -185,7 +185,7 @@ impl State {
             Job::GoldCommitted(ranges) => {
                 for (partition, ranges) in ranges {
                     if let Some(partition) = self.partitions.get_mut(&partition) {
-                        partition.gold_committed(&ranges);
+                        partition.gold_committed(&ranges)?;
                     }
                 }
                 self.evict();

@@ -10,7 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::clock::{Clock, SystemClock};
 use crate::error::Result;
-use crate::limit::{Decision, Limits, Usage, decide};
+use crate::limit::{Decision, Limits, Usage, decide_in};
 use crate::time::{MINUTE, Timestamp, WindowKind};
 
 use super::{Addition, Check, CounterStore, Settled, TenantCounters, WindowCounter};
@@ -69,12 +69,13 @@ struct Cell {
     counter: WindowCounter,
 }
 
-/// The starts of the windows that hold a time.
+/// The starts of the windows that hold a time, and the month's end.
 #[derive(Clone, Copy)]
 struct Windows {
     minute: Timestamp,
     hour: Timestamp,
     month: Timestamp,
+    month_end: Timestamp,
 }
 
 impl MemoryCounters {
@@ -99,13 +100,14 @@ impl MemoryCounters {
         let (hash, mut tenants) = self.shard(tenant);
         let windows = tenants.windows(now);
         let Some(entry) = tenants.table.find_mut(hash, |entry| *entry.id == *tenant) else {
-            let decision = decide(limits, &Usage::default(), cost, now);
+            let decision = decide_in(limits, &Usage::default(), cost, now, || windows.month_end);
             if decision.allowed && cost > 0 {
                 tenants.insert(hash, tenant, now, &self.hasher).add(windows, i64::from(cost));
             }
             return decision;
         };
-        let decision = decide(limits, &entry.counters(windows, now).usage(), cost, now);
+        let usage = entry.counters(windows, now).usage();
+        let decision = decide_in(limits, &usage, cost, now, || windows.month_end);
         if decision.allowed {
             entry.add(windows, i64::from(cost));
         }
@@ -136,7 +138,11 @@ impl MemoryCounters {
 
     /// The counters of a tenant now; see [`CounterStore::counters`].
     pub fn counters(&self, tenant: &str) -> TenantCounters {
-        let now = self.clock.now();
+        self.counters_at(tenant, self.clock.now())
+    }
+
+    /// As [`MemoryCounters::counters`], at the caller's time.
+    pub fn counters_at(&self, tenant: &str, now: Timestamp) -> TenantCounters {
         let (hash, mut tenants) = self.shard(tenant);
         let windows = tenants.windows(now);
         match tenants.table.find(hash, |entry| *entry.id == *tenant) {
@@ -194,15 +200,14 @@ impl Shard {
 
 impl Tenants {
     fn windows(&mut self, now: Timestamp) -> Windows {
-        let month = match self.month {
-            Some((start, end)) if start <= now && now < end => start,
+        let (month, month_end) = match self.month {
+            Some((start, end)) if start <= now && now < end => (start, end),
             _ => {
                 let start = WindowKind::Month.start(now);
-                self.month = Some((start, WindowKind::Month.end(start)));
-                start
+                *self.month.insert((start, WindowKind::Month.end(start)))
             }
         };
-        Windows { minute: WindowKind::Minute.start(now), hour: WindowKind::Hour.start(now), month }
+        Windows { minute: WindowKind::Minute.start(now), hour: WindowKind::Hour.start(now), month, month_end }
     }
 
     /// The counters of a window, unless no decision will look at it any more, or not for long.

@@ -158,7 +158,7 @@ pub struct Decision {
 /// ```
 /// use subscription_core::{Catalog, Limits, Timestamp, Usage, WindowKind, decide};
 ///
-/// let now = Timestamp::from_millis(1_700_000_150_000); // 30 s into a minute
+/// let now = Timestamp::from_millis(1_700_000_130_000); // 30 s into a minute
 /// let limits = Limits::from(Catalog::default().plan("acme", "free", now).unwrap());
 /// let usage = Usage { minute: 40, previous_minute: 40, hour: 80, month: 80 };
 /// let decision = decide(&limits, &usage, 1, now); // 40 + ⌊40 × 30,000 ÷ 60,000⌋ = 60 of 60
@@ -167,6 +167,18 @@ pub struct Decision {
 /// assert_eq!(decision.retry_after_seconds, Some(1)); // 40 + ⌊40 × 29,000 ÷ 60,000⌋ = 59
 /// ```
 pub fn decide(limits: &Limits, usage: &Usage, cost: u32, now: Timestamp) -> Decision {
+    decide_in(limits, usage, cost, now, || WindowKind::Month.end(WindowKind::Month.start(now)))
+}
+
+/// As [`decide`], for callers that know when the month ends: asking the calendar takes longer than deciding.
+#[inline]
+pub(crate) fn decide_in(
+    limits: &Limits,
+    usage: &Usage,
+    cost: u32,
+    now: Timestamp,
+    month_end: impl Fn() -> Timestamp,
+) -> Decision {
     let cost = i64::from(cost);
     let left = |kind| limits.of(kind).saturating_sub(usage.of(kind, limits.window, now)).saturating_sub(cost);
     let (mut binding, mut least) = (WindowKind::Month, left(WindowKind::Month));
@@ -181,19 +193,19 @@ pub fn decide(limits: &Limits, usage: &Usage, cost: u32, now: Timestamp) -> Deci
             allowed: true,
             limit: limits.of(binding),
             remaining: least,
-            reset_seconds: seconds_to_end(binding, now),
+            reset_seconds: seconds_to_end(binding, now, month_end),
             retry_after_seconds: Some(0),
             binding,
             reason: Reason::WithinLimits,
             at: now,
         };
     }
-    deny(limits, usage, cost, now)
+    deny(limits, usage, cost, now, month_end())
 }
 
 /// Kept apart, and so the way of allowed requests short.
 #[cold]
-fn deny(limits: &Limits, usage: &Usage, cost: i64, now: Timestamp) -> Decision {
+fn deny(limits: &Limits, usage: &Usage, cost: i64, now: Timestamp, month_end: Timestamp) -> Decision {
     // Without other requests no usage ever grows, so that what one window has room for after its wait it still has
     // room for after the longest. `None`, for ever, is longer than any other wait.
     let wait = |kind: WindowKind| {
@@ -204,7 +216,7 @@ fn deny(limits: &Limits, usage: &Usage, cost: i64, now: Timestamp) -> Decision {
         Some(match (kind, limits.window) {
             (WindowKind::Minute, WindowAlgorithm::Sliding) => sliding_wait(usage, room, now),
             _ if usage.of(kind, limits.window, now) <= room => 0,
-            _ => seconds_to_end(kind, now),
+            _ => seconds_to_end(kind, now, || month_end),
         })
     };
     let (mut binding, mut longest) = (WindowKind::Month, wait(WindowKind::Month));
@@ -218,7 +230,7 @@ fn deny(limits: &Limits, usage: &Usage, cost: i64, now: Timestamp) -> Decision {
         allowed: false,
         limit: limits.of(binding),
         remaining: limits.of(binding).saturating_sub(usage.of(binding, limits.window, now)).max(0),
-        reset_seconds: seconds_to_end(binding, now),
+        reset_seconds: seconds_to_end(binding, now, || month_end),
         retry_after_seconds: longest,
         binding,
         reason: if longest.is_some() { Reason::LimitReached } else { Reason::CostAboveLimit },
@@ -249,11 +261,11 @@ fn fade(used: i64, room: i64) -> i64 {
 }
 
 /// Whole seconds, rounded up, to the end of the window that holds `now`.
-fn seconds_to_end(kind: WindowKind, now: Timestamp) -> u64 {
+fn seconds_to_end(kind: WindowKind, now: Timestamp, month_end: impl Fn() -> Timestamp) -> u64 {
     let millis = match kind {
         WindowKind::Minute => MINUTE - now.millis().rem_euclid(MINUTE),
         WindowKind::Hour => HOUR - now.millis().rem_euclid(HOUR),
-        WindowKind::Month => kind.end(kind.start(now)).millis().saturating_sub(now.millis()).max(0),
+        WindowKind::Month => month_end().millis().saturating_sub(now.millis()).max(0),
     };
     (millis as u64).div_ceil(SECOND as u64)
 }

@@ -74,8 +74,9 @@ impl Catalog {
     /// )?;
     /// assert_eq!(catalog.terms("acme", "basic", Timestamp::EPOCH).unwrap().per_minute, 500);
     ///
-    /// let error = Catalog::from_toml("[plans.basic]\nper_minute = \"sixty\"", "plans.toml").unwrap_err();
-    /// assert!(error.to_string().starts_with("plans.toml:2: plans.basic.per_minute: expected a whole number from 0 to"));
+    /// let wrong = "[plans]\nbasic = { per_minute = 9, per_hour = \"ten\", per_month = 9, price_per_thousand_units = 0 }";
+    /// let error = Catalog::from_toml(wrong, "plans.toml").unwrap_err().to_string();
+    /// assert!(error.starts_with("plans.toml:2: plans.basic.per_hour: expected a whole number from 0 to"));
     /// # Ok::<(), subscription_core::Error>(())
     /// ```
     ///

@@ -205,14 +205,14 @@ impl<T: TableStore> TableStore for FaultyStore<T> {
         self.faults.call("partitions", self.inner.partitions(topic)).await
     }
 
-    async fn commit(&self, mut commit: Commit) -> Result<Committed> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<Committed> {
         match self.faults.decide("commit") {
             Some((Fault::Before, error)) => Err(error),
             Some((Fault::Within, error)) if commit.tables.len() > 1 => {
-                commit.tables.truncate(commit.tables.len() / 2);
-                let kept: Vec<_> = commit.tables.iter().map(|part| part.table).collect();
-                commit.ranges.retain(|range| kept.contains(&range.table));
-                self.inner.commit(commit).await.and(Err(error))
+                let mut begun = Commit::clone(&commit);
+                begun.tables.truncate(commit.tables.len() / 2);
+                begun.ranges.retain(|range| begun.tables.iter().any(|part| part.table == range.table));
+                self.inner.commit(begun.into()).await.and(Err(error))
             }
             Some((_, error)) => self.inner.commit(commit).await.and(Err(error)),
             None => self.inner.commit(commit).await,

@@ -22,8 +22,9 @@ use broken::{TenantIn, break_payload};
 use event::{Call, EMITTERS, Mood, PLANS, Style, push_event, push_tenant};
 use random::{Random, Zipf, hash, powers};
 
+use crate::decimal::Price;
 use crate::partition::murmur2_partition;
-use crate::plan::Catalog;
+use crate::plan::{Catalog, Overrides, Plan};
 use crate::record::{MAX_PAYLOAD_BYTES, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES};
 use crate::time::{HOUR, MINUTE, SECOND, Timestamp};
 
@@ -38,8 +39,10 @@ pub struct TrafficConfig {
     pub tenants: u32,
     /// The ingestion time of the first record.
     pub start: Timestamp,
-    /// Records a second of ingestion time.
-    pub rate: u64,
+    /// Records a second of ingestion time, but for bursts, in which they come 20 times as fast.
+    pub rate: f64,
+    /// Whose plans `free`, `starter`, `pro` and `enterprise` the tenants are on: bursts go by its limits.
+    pub catalog: Catalog,
     /// Tenant k has a weight of k^-exponent; taken in steps of a quarter.
     pub zipf_exponent: f64,
     /// The busiest tenant has this share besides.
@@ -60,6 +63,9 @@ pub struct TrafficConfig {
     pub burst_share: f64,
     /// Chance of an event to begin a burst of its tenant in which nearly all credentials are refused.
     pub auth_burst_share: f64,
+    /// Chance of an event to begin a burst of its tenant that took place one to three hours before: the backlog of a gateway that
+    /// was cut off.
+    pub backlog_share: f64,
     /// Tenants whose every event has a risk score of 0.7 or more.
     pub high_risk_share: f64,
     /// Tenants that change between two plans every seven minutes.
@@ -78,7 +84,8 @@ impl TrafficConfig {
             events: 100_000,
             tenants: 10_000,
             start: Timestamp::from_millis(1_767_600_000_000), // 2026-01-05T08:00:00Z
-            rate: 500,
+            rate: 500.0,
+            catalog: Catalog::default(),
             zipf_exponent: 1.0,
             hot_share: 0.0,
             api_keys: 5,
@@ -89,6 +96,7 @@ impl TrafficConfig {
             broken: Vec::new(),
             burst_share: 0.0,
             auth_burst_share: 0.0,
+            backlog_share: 0.0,
             high_risk_share: 0.0,
             plan_change_share: 0.0,
             scan_share: 0.0,
@@ -96,20 +104,24 @@ impl TrafficConfig {
         }
     }
 
-    /// Every kind of trouble, in a few thousand records of a few tenants over a few hours and the end of a month.
+    /// Every kind of trouble, in a few thousand records of a few tenants over a few hours and the end of a month; with a catalog
+    /// of small limits, which change at that end, and of tenants with terms of their own.
     pub fn trouble(seed: u64) -> Self {
         Self {
+            catalog: small_catalog(),
             events: 5_000,
             tenants: 20,
-            start: Timestamp::from_millis(1_769_895_000_000), // 2026-01-31T21:30:00Z
-            rate: 1,
+            start: MONTH_END.plus_millis(-HOUR * 3 / 2),
+            rate: 0.25,
+            hot_share: 0.1,
             late_share: 0.05,
             retry_share: 0.05,
             restamped_share: 0.03,
             late_retry_share: 0.3,
             broken: Broken::ALL.map(|kind| (kind, 0.004)).into(),
-            burst_share: 0.003,
+            burst_share: 0.004,
             auth_burst_share: 0.001,
+            backlog_share: 0.002,
             high_risk_share: 0.1,
             plan_change_share: 0.2,
             scan_share: 0.05,
@@ -137,6 +149,25 @@ impl TrafficConfig {
     pub fn hot_tenant(seed: u64) -> Self {
         Self { hot_share: 0.5, ..Self::steady(seed) }
     }
+}
+
+/// The end of January 2026, in which [`TrafficConfig::trouble`] is.
+const MONTH_END: Timestamp = Timestamp::from_millis(1_769_904_000_000);
+
+fn small_catalog() -> Catalog {
+    let plan = |minute, hour, month, price| Plan::new(minute, hour, month, Price::from_raw(price));
+    Catalog::builder()
+        .plan("free", plan(10, 40, 100, 0))
+        .plan("starter", plan(30, 100, 400, 500_000))
+        .plan("pro", plan(60, 300, 1_000, 400_000))
+        .plan("enterprise", plan(200, 1_000, 5_000, 250_000))
+        .plan_from("pro", MONTH_END.plus_millis(-HOUR / 2), plan(50, 250, 2_000, 333_333))
+        .plan_from("starter", MONTH_END, plan(40, 90, 300, 1_234_567))
+        .tenant("tenant-000000", Overrides { per_minute: Some(40), ..Overrides::default() })
+        .tenant("tenant-000001", Overrides { price: Some(Price::from_raw(1)), ..Overrides::default() })
+        .tenant_from("tenant-000002", MONTH_END, Overrides { per_hour: Some(20), ..Overrides::default() })
+        .build()
+        .expect("limits and prices within bounds")
 }
 
 /// One record.
@@ -188,6 +219,8 @@ pub struct Traffic {
     random: Random,
     zipf: Zipf,
     emitted: u64,
+    /// Since the start, in nanoseconds.
+    elapsed: u64,
     sequences: [u64; EMITTERS],
     /// Calls to send again, by the time at which.
     retries: BinaryHeap<Reverse<(i64, Call)>>,
@@ -201,7 +234,12 @@ struct Burst {
     /// How many calls pass before the gateway refuses the others.
     allowed: u64,
     mood: Mood,
+    /// How long ago it was, in milliseconds.
+    ago: i64,
 }
+
+/// Records in a burst come so many times faster.
+const BURST_SPEED: u64 = 20;
 
 impl Traffic {
     /// The traffic of that configuration, from its beginning.
@@ -217,6 +255,7 @@ impl Traffic {
             random: Random::new(config.seed),
             zipf: Zipf::new(config.tenants, config.zipf_exponent),
             emitted: 0,
+            elapsed: 0,
             sequences: [0; EMITTERS],
             retries: BinaryHeap::new(),
             burst: None,
@@ -229,7 +268,9 @@ impl Traffic {
         if self.emitted == self.config.events {
             return false;
         }
-        let now = self.config.start.plus_millis((self.emitted * 1_000 / self.config.rate.max(1)) as i64);
+        let now = self.config.start.plus_millis((self.elapsed / 1_000_000) as i64);
+        let step = (1e9 / self.config.rate) as u64;
+        self.elapsed += if self.burst.is_some() { step / BURST_SPEED } else { step };
         self.emitted += 1;
         record.timestamp = now;
         record.payload.clear();
@@ -284,12 +325,9 @@ impl Traffic {
 
     /// A new call, reported at `now`.
     fn call(&mut self, now: Timestamp) -> Call {
-        let (tenant, mood) = self.pick_tenant();
-        let time = if self.random.chance(self.config.late_share) {
-            now.plus_millis(-self.lateness())
-        } else {
-            now.plus_millis(-self.random.between(0, 2 * SECOND))
-        };
+        let (tenant, mood, ago) = self.pick_tenant();
+        let ago = if ago == 0 && self.random.chance(self.config.late_share) { self.lateness() } else { ago };
+        let time = now.plus_millis(-ago - self.random.between(0, 2 * SECOND));
         let seed = self.random.next();
         let plan = self.plan(tenant, time);
         let next = &mut self.sequences[(seed % EMITTERS as u64) as usize];
@@ -298,36 +336,52 @@ impl Traffic {
         Call { time, tenant, plan, mood, sequence, seed }
     }
 
-    fn pick_tenant(&mut self) -> (u32, Mood) {
-        if let Some(burst) = &mut self.burst {
-            if self.random.below(8) != 0 {
-                let mood = if burst.allowed == 0 { Mood::Throttled } else { burst.mood };
-                burst.allowed = burst.allowed.saturating_sub(1);
-                burst.left -= 1;
-                let tenant = burst.tenant;
-                self.burst = self.burst.take().filter(|burst| burst.left > 0);
-                return (tenant, mood);
+    /// Who calls, how it goes, and how long ago it was.
+    fn pick_tenant(&mut self) -> (u32, Mood, i64) {
+        if self.burst.is_none() {
+            self.burst = self.pick_burst();
+        }
+        if let Some(burst) = &mut self.burst
+            && self.random.below(8) != 0
+        {
+            let mood = if burst.allowed == 0 { Mood::Throttled } else { burst.mood };
+            let call = (burst.tenant, mood, burst.ago);
+            burst.allowed = burst.allowed.saturating_sub(1);
+            burst.left -= 1;
+            if burst.left == 0 {
+                self.burst = None;
             }
-        } else if self.random.chance(self.config.burst_share) {
-            let tenant = self.zipf.pick(&mut self.random);
-            let limit = self.limit_per_minute(tenant);
-            let left = self.random.between(limit as i64 / 2, limit as i64 * 2).min(2_000) as u64;
-            self.burst = Some(Burst { tenant, left: left.max(1), allowed: limit, mood: Mood::Usual });
-        } else if self.random.chance(self.config.auth_burst_share) {
-            let tenant = self.zipf.pick(&mut self.random);
-            let left = self.random.between(40, 120) as u64;
-            self.burst = Some(Burst { tenant, left, allowed: u64::MAX, mood: Mood::Unauthorized });
+            return call;
         }
-        if self.random.chance(self.config.hot_share) {
-            return (0, Mood::Usual);
+        let tenant = if self.random.chance(self.config.hot_share) { 0 } else { self.zipf.pick(&mut self.random) };
+        (tenant, Mood::Usual, 0)
+    }
+
+    fn pick_burst(&mut self) -> Option<Burst> {
+        let TrafficConfig { burst_share, auth_burst_share, backlog_share, .. } = self.config;
+        if burst_share + auth_burst_share + backlog_share == 0.0 {
+            return None;
         }
-        (self.zipf.pick(&mut self.random), Mood::Usual)
+        let drawn = self.random.unit();
+        if drawn >= burst_share + auth_burst_share + backlog_share {
+            return None;
+        }
+        let tenant = self.zipf.pick(&mut self.random);
+        if drawn < auth_burst_share {
+            let left = self.random.between(40, 80) as u64;
+            return Some(Burst { tenant, left, allowed: u64::MAX, mood: Mood::Unauthorized, ago: 0 });
+        }
+        let limit = self.limit_per_minute(tenant);
+        let left = self.random.between(limit / 2, limit * 2).clamp(1, 2_000) as u64;
+        let ago =
+            if drawn < auth_burst_share + backlog_share { self.random.between(HOUR + MINUTE, 3 * HOUR) } else { 0 };
+        Some(Burst { tenant, left, allowed: limit as u64, mood: Mood::Usual, ago })
     }
 
     /// How late a late event is: more than an hour.
     fn lateness(&mut self) -> i64 {
         if self.random.below(10) < 9 {
-            self.random.between(HOUR + 3 * SECOND, 3 * HOUR)
+            self.random.between(HOUR + SECOND, 3 * HOUR - 2 * SECOND)
         } else {
             // 3 h × 2^(130 ÷ 16) are 34.9 days.
             let steps = self.random.below(131) as usize;
@@ -353,9 +407,9 @@ impl Traffic {
         ((plan + u64::from(changed)) % PLANS.len() as u64) as u8
     }
 
-    fn limit_per_minute(&self, tenant: u32) -> u64 {
+    fn limit_per_minute(&self, tenant: u32) -> i64 {
         let plan = PLANS[self.plan(tenant, self.config.start) as usize];
-        Catalog::default().terms("", plan, self.config.start).map_or(60, |terms| terms.per_minute as u64)
+        self.config.catalog.terms("", plan, self.config.start).map_or(60, |terms| terms.per_minute)
     }
 
     fn schedule_retries(&mut self, now: Timestamp, call: Call) {

@@ -78,13 +78,13 @@ fn gold(spans: &[TableSpan], ranges: Vec<RangeWrite>) -> Commit {
 
 async fn made<S: TableStore>(store: &S, commit: Commit) -> Committed {
     let wanted = commit.ranges.len();
-    let committed = store.commit(commit).await.expect("a commit that fits");
+    let committed = store.commit(commit.into()).await.expect("a commit that fits");
     assert_eq!(committed.ranges.len(), wanted, "a name for every range written");
     committed
 }
 
 async fn fenced<S: TableStore>(store: &S, commit: Commit, why: &str) {
-    match store.commit(commit).await {
+    match store.commit(commit.into()).await {
         Ok(_) => panic!("not fenced: {why}"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::Fenced, "{why}: {error}"),
     }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::PartitionEnd;
 use super::snapshot::{DeadLetterRow, QuarantineRow, RecordRow, SilverRows, Snapshot};
 use super::usage::Tenant;
-use super::PartitionEnd;
 use crate::event::ApiUsageEvent;
 use crate::partition::murmur2_partition;
 use crate::plan::Catalog;
@@ -140,11 +140,7 @@ impl<'a> Partition<'a> {
         let before = self.accepted.get(&*event.tenant_id).and_then(|ids| ids.get(&event.event_id));
         before.is_some_and(|times| {
             times.iter().any(|time| {
-                if event.event_timestamp >= watermark {
-                    *time >= watermark
-                } else {
-                    *time == event.event_timestamp
-                }
+                if event.event_timestamp >= watermark { *time >= watermark } else { *time == event.event_timestamp }
             })
         })
     }

@@ -55,8 +55,8 @@ fn abuse(rules: &AlertRules, window: &Window, preceding: &[i64]) -> Option<Raise
     } else {
         0.0
     };
-    let spike = ratio > rules.spike_ratio
-        && window.quota_attempted * 100 >= limit * i128::from(rules.spike_min_percent);
+    let spike =
+        ratio > rules.spike_ratio && window.quota_attempted * 100 >= limit * i128::from(rules.spike_min_percent);
 
     let of_admitted = |count: i64| if count == 0 { 0.0 } else { count as f64 / window.admitted() as f64 };
     let r = window.risk_mean().unwrap_or(0.0);

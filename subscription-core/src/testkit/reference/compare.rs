@@ -81,8 +81,8 @@ impl Comparison {
             let expected = if order.is_ge() { expected.next() } else { None };
             match (got, expected) {
                 (Some(got), Some(expected)) => self.row(table, got, expected, differences),
-                (Some(row), None) => differences.add(table, row, "the row", "is there", "is not"),
-                (None, Some(row)) => differences.add(table, row, "the row", "is not there", "is"),
+                (Some(row), None) => differences.add(table, row, "the row", "present", "absent"),
+                (None, Some(row)) => differences.add(table, row, "the row", "absent", "present"),
                 (None, None) => {}
             }
         }
@@ -189,7 +189,9 @@ impl Value<'_> {
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::Integer(a), Self::Integer(b)) => a == b,
             (Self::Percentile(a), Self::Percentile(b)) if estimates => (a - b).abs() <= 0.02 * b + 0.001,
-            (Self::Distinct(a), Self::Distinct(b)) if estimates && *b > 1_000 => a.abs_diff(*b) * 10 <= b.unsigned_abs(),
+            (Self::Distinct(a), Self::Distinct(b)) if estimates && *b > 1_000 => {
+                a.abs_diff(*b) * 10 <= b.unsigned_abs()
+            }
             (Self::Distinct(a), Self::Distinct(b)) => a == b,
             // Zero has two forms of which no table distinguishes one.
             (Self::Float(a) | Self::Percentile(a), Self::Float(b) | Self::Percentile(b)) => {
@@ -421,8 +423,17 @@ impl<'a> Row<'a> for SilverRow<'a> {
         }
         texts!(tenant_id, api_key_id, endpoint, subscription_plan);
         optional_texts!(
-            schema_version, user_id, api_version, ip_address, country_code, region, user_agent, sdk_version, request_id,
-            trace_id, emitter_id
+            schema_version,
+            user_id,
+            api_version,
+            ip_address,
+            country_code,
+            region,
+            user_agent,
+            sdk_version,
+            request_id,
+            trace_id,
+            emitter_id
         );
         columns.push(("partition", partition.into()));
         columns.push(("event_id", Value::Text(row.event_id.to_string().into())));

@@ -73,10 +73,7 @@ impl Broken {
 
     /// Whether the record is no JSON object: a dead letter.
     pub const fn is_dead(self) -> bool {
-        matches!(
-            self,
-            Self::EmptyPayload | Self::TooLarge | Self::InvalidUtf8 | Self::NotJson | Self::NotAnObject
-        )
+        matches!(self, Self::EmptyPayload | Self::TooLarge | Self::InvalidUtf8 | Self::NotJson | Self::NotAnObject)
     }
 }
 
@@ -139,7 +136,8 @@ pub(super) fn break_payload(payload: &mut Vec<u8>, broken: Broken, random: &mut 
             _ => TenantIn::Same,
         }
     };
-    let one = |random: &mut Random, from: &[(&'static str, &'static str)]| from[random.below(from.len() as u64) as usize];
+    let one =
+        |random: &mut Random, from: &[(&'static str, &'static str)]| from[random.below(from.len() as u64) as usize];
     match broken {
         Broken::EmptyPayload => payload.clear(),
         Broken::TooLarge => {}
@@ -175,7 +173,9 @@ pub(super) fn break_payload(payload: &mut Vec<u8>, broken: Broken, random: &mut 
             let field = random.pick(&["tenant_id", "api_key_id", "emitter_id"]);
             return set(payload, (field, &format!("\"{}\"", "x".repeat(129 + random.below(50) as usize))));
         }
-        Broken::UnknownPlan => return set(payload, ("subscription_plan", random.pick(&["\"gold\"", "\"\"", "\"Free\""]))),
+        Broken::UnknownPlan => {
+            return set(payload, ("subscription_plan", random.pick(&["\"gold\"", "\"\"", "\"Free\""])));
+        }
         Broken::ImplausibleVelocity => match random.below(3) {
             0 => {
                 replace(payload, "velocity_last_1min", "11");

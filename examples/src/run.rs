@@ -1,0 +1,131 @@
+//! `pipeline run`: from files to every table.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use clap::Args;
+use subscription_core::{Error, ErrorKind};
+use subscription_delta::{DeltaConfig, DeltaStore};
+use subscription_pipeline::Pipeline;
+
+use crate::config::Settings;
+use crate::exit::{At, Exit, Failure, Outcome};
+use crate::files::{FileSource, Input};
+use crate::summary::{RunSummary, Summary, layers};
+use crate::{lake, progress};
+
+/// What `run` is told.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Run {
+    /// What is set.
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// Configuration file; flags and environment variables are over it
+    #[arg(long, value_name = "FILE", env = "PIPELINE_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Reads the inputs to their end, or until a signal comes; answers what came out.
+///
+/// # Errors
+/// With the exit code by what failed.
+pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
+    let file = run.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::load).at_usage()?;
+    let settings = run.settings.clone().over(file);
+    let inputs = settings.input.as_deref().ok_or_else(|| missing("input", "name files: --input access.log")).at_usage()?;
+    let lake = settings.lake.as_deref().ok_or_else(|| missing("lake", "name a folder for the tables: --lake ./lake"));
+    let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?;
+    let catalog = settings.catalog().at_usage()?;
+    let options = settings.file_options(&catalog).at_usage()?;
+    let inputs = inputs.iter().map(|input| Input::from(input.as_str())).collect();
+    let source = FileSource::open(inputs, options).at_input()?;
+    let input_failed = source.failed();
+    let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
+
+    let before = store.info().await.at_lake()?;
+    let pipeline = Pipeline::builder()
+        .source(source)
+        .store(store.clone())
+        .config(settings.pipeline())
+        .rules(settings.rules.clone().unwrap_or_default())
+        .catalog(catalog)
+        .build()
+        .at_usage()?;
+    let shown = tokio::spawn(progress::show(pipeline.events(), run.quiet));
+    let stopped = Arc::new(AtomicU8::new(0));
+    let result = pipeline.run(signal(stopped.clone()).at_usage()?).await;
+    // The events end with the pipeline; a bar is gone before anything else is printed.
+    let _ = shown.await;
+    let report = if input_failed.load(Ordering::Relaxed) { result.at_input()? } else { result.at_lake()? };
+
+    let after = store.info().await.at_lake()?;
+    let mut summary = lake::summarize(&store).await.at_lake()?;
+    let elapsed = report.progress.elapsed;
+    summary.run = Some(RunSummary {
+        ended: report.ended,
+        seconds: elapsed.as_secs_f64(),
+        read: report.progress.read,
+        layers: layers(&lake::reached(&before), &lake::reached(&after), elapsed),
+    });
+    let exit = match stopped.load(Ordering::Relaxed) {
+        _ if report.ended => Exit::Ok,
+        SIGTERM => Exit::Terminated,
+        _ => Exit::Interrupted,
+    };
+    if !summary.ledger.balanced {
+        let error = Error::new(ErrorKind::Invariant, "the ledger is broken").with("lake", &summary.lake);
+        return Err(Failure { exit: Exit::Broken, error: error.with_help("run `pipeline verify`, and report this as a bug") });
+    }
+    Ok((exit, summary))
+}
+
+fn missing(setting: &str, help: &str) -> Error {
+    Error::new(ErrorKind::Configuration, format!("no {setting} is given")).with_help(help)
+}
+
+const SIGINT: u8 = 2;
+const SIGTERM: u8 = 15;
+
+/// Completes when the process is asked to stop; a second time it ends at once, as by a crash, which loses nothing.
+#[cfg(unix)]
+fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot = |error| Error::new(ErrorKind::Other, "cannot listen to signals").with_source(error);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    Ok(async move {
+        let one = tokio::select! {
+            _ = interrupt.recv() => SIGINT,
+            _ = terminate.recv() => SIGTERM,
+        };
+        which.store(one, Ordering::Relaxed);
+        eprintln!("stopping: committing what was read (once more to stop at once)");
+        tokio::spawn(async move {
+            let exit = tokio::select! {
+                _ = interrupt.recv() => Exit::Interrupted,
+                _ = terminate.recv() => Exit::Terminated,
+            };
+            std::process::exit(exit as i32);
+        });
+    })
+}
+
+#[cfg(not(unix))]
+fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+    Ok(async move {
+        let _ = tokio::signal::ctrl_c().await;
+        which.store(SIGINT, Ordering::Relaxed);
+        eprintln!("stopping: committing what was read");
+    })
+}

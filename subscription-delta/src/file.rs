@@ -1,0 +1,373 @@
+//! Data files: how they are written, and what the log tells of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use deltalake::arrow::array::RecordBatch;
+use deltalake::arrow::datatypes::SchemaRef;
+use deltalake::kernel::{Add, Remove};
+use deltalake::logstore::object_store::path::Path;
+use deltalake::parquet::arrow::ArrowWriter;
+use deltalake::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use deltalake::parquet::basic::{Compression as Codec, ZstdLevel};
+use deltalake::parquet::errors::ParquetError;
+use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use deltalake::parquet::schema::types::ColumnPath;
+use serde_json::{Map, Value, json};
+use subscription_core::{RangeKey, Table, Timestamp};
+use uuid::Uuid;
+
+use crate::config::Compression;
+use crate::schema::Layout;
+
+/// Rows of a row group: the unit of reading.
+pub(crate) const ROW_GROUP_ROWS: usize = 32_768;
+/// Bytes of a row group, so that long payloads do not make a huge one.
+const ROW_GROUP_BYTES: usize = 32 << 20;
+/// Rows that are built in memory before they are handed to the Parquet writer.
+pub(crate) const BATCH_ROWS: usize = 8_192;
+/// Bytes of rows, about, after which another file is begun.
+pub(crate) const FILE_BYTES: usize = 1 << 30;
+
+const TOPIC: &str = "subscription.topic";
+const SPANS: &str = "subscription.spans";
+const PARTITION: &str = "subscription.partition";
+const FIRST: &str = "subscription.first";
+const LAST: &str = "subscription.last";
+
+/// The rows of one partition in a file of appended rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) partition: u32,
+    /// The least offset.
+    pub(crate) first: u64,
+    /// The greatest offset.
+    pub(crate) last: u64,
+    pub(crate) rows: u64,
+}
+
+/// The range of a Gold table that a file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Range {
+    pub(crate) partition: u32,
+    pub(crate) first: RangeKey,
+    pub(crate) last: RangeKey,
+}
+
+/// What is in a file, as its add says. Another tool that rewrites files drops this; then it is not known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Rows of a topic, by partition.
+    Spans(Arc<str>, Box<[Span]>),
+    /// A range of Gold rows of a topic.
+    Range(Arc<str>, Box<Range>),
+    /// Anything.
+    Unknown,
+}
+
+/// An active data file of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DataFile {
+    /// Its path below the table's folder, as in the log.
+    pub(crate) path: Arc<str>,
+    pub(crate) size: u64,
+    pub(crate) rows: u64,
+    pub(crate) partition_value: Option<Arc<str>>,
+    pub(crate) content: Content,
+    /// The least and the greatest value of the table's time column.
+    pub(crate) times: Option<(Timestamp, Timestamp)>,
+}
+
+impl DataFile {
+    /// What an add says.
+    pub(crate) fn from_add(table: Table, add: Add) -> Self {
+        let layout = Layout::of(table);
+        let stats: Value = add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default();
+        let time = |values: &str| {
+            let text = stats.get(values)?.get(layout.time)?.as_str()?;
+            DateTime::parse_from_rfc3339(text).ok().map(|time| Timestamp::from_millis(time.timestamp_millis()))
+        };
+        Self {
+            size: u64::try_from(add.size).unwrap_or_default(),
+            rows: stats.get("numRecords").and_then(Value::as_u64).unwrap_or_default(),
+            partition_value: add.partition_values.get(table.partition_column()).cloned().flatten().map(Arc::from),
+            content: add.tags.as_ref().and_then(content).unwrap_or(Content::Unknown),
+            times: time("minValues").zip(time("maxValues")),
+            path: add.path.into(),
+        }
+    }
+
+    /// The remove that takes it out of the table.
+    pub(crate) fn remove(&self, table: Table, now: Timestamp) -> Remove {
+        let value = self.partition_value.as_deref().map(str::to_owned);
+        Remove {
+            path: self.path.to_string(),
+            data_change: true,
+            deletion_timestamp: Some(now.millis()),
+            extended_file_metadata: Some(true),
+            partition_values: Some(HashMap::from([(table.partition_column().to_owned(), value)])),
+            size: i64::try_from(self.size).ok(),
+            ..Remove::default()
+        }
+    }
+
+    /// Where it is below the table's folder.
+    pub(crate) fn location(&self) -> Path {
+        Path::parse(&*self.path).unwrap_or_else(|_| Path::from(&*self.path))
+    }
+
+    /// The least and the greatest offset that it can have of a partition; `None` where it has none.
+    pub(crate) fn offsets(&self, topic: &str, partition: u32) -> Option<(u64, u64)> {
+        match &self.content {
+            Content::Spans(of, spans) if **of == *topic => {
+                spans.iter().find(|span| span.partition == partition).map(|span| (span.first, span.last))
+            }
+            Content::Spans(..) | Content::Range(..) => None,
+            Content::Unknown => Some((0, u64::MAX)),
+        }
+    }
+
+    /// Whether a row's time can lie in `from..=to`.
+    pub(crate) fn overlaps(&self, from: Timestamp, to: Timestamp) -> bool {
+        self.times.is_none_or(|(first, last)| first <= to && last >= from)
+    }
+}
+
+fn content(tags: &HashMap<String, Option<String>>) -> Option<Content> {
+    let tag = |name: &str| tags.get(name)?.as_deref();
+    let topic: Arc<str> = tag(TOPIC)?.into();
+    if let Some(spans) = tag(SPANS) {
+        let spans = spans.split(' ').map(parse_span).collect::<Option<_>>()?;
+        return Some(Content::Spans(topic, spans));
+    }
+    let range = Range {
+        partition: tag(PARTITION)?.parse().ok()?,
+        first: parse_key(tag(FIRST)?)?,
+        last: parse_key(tag(LAST)?)?,
+    };
+    Some(Content::Range(topic, range.into()))
+}
+
+/// `partition:first-last:rows`
+fn parse_span(text: &str) -> Option<Span> {
+    let (partition, rest) = text.split_once(':')?;
+    let (offsets, rows) = rest.split_once(':')?;
+    let (first, last) = offsets.split_once('-')?;
+    Some(Span {
+        partition: partition.parse().ok()?,
+        first: first.parse().ok()?,
+        last: last.parse().ok()?,
+        rows: rows.parse().ok()?,
+    })
+}
+
+/// `{window start in milliseconds}/{tenant}`
+fn parse_key(text: &str) -> Option<RangeKey> {
+    let (start, tenant) = text.split_once('/')?;
+    Some(RangeKey { window_start: Timestamp::from_millis(start.parse().ok()?), tenant_id: tenant.into() })
+}
+
+/// A file's tags on its add.
+fn tags(content: &Content) -> HashMap<String, Option<String>> {
+    let pairs = match content {
+        Content::Spans(topic, spans) => {
+            let spans: Vec<String> = spans
+                .iter()
+                .map(|span| format!("{}:{}-{}:{}", span.partition, span.first, span.last, span.rows))
+                .collect();
+            vec![(TOPIC, topic.to_string()), (SPANS, spans.join(" "))]
+        }
+        Content::Range(topic, range) => {
+            let key = |key: &RangeKey| format!("{}/{}", key.window_start.millis(), key.tenant_id);
+            vec![
+                (TOPIC, topic.to_string()),
+                (PARTITION, range.partition.to_string()),
+                (FIRST, key(&range.first)),
+                (LAST, key(&range.last)),
+            ]
+        }
+        Content::Unknown => Vec::new(),
+    };
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), Some(value))).collect()
+}
+
+/// The least and the greatest value of the columns that readers prune by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bounds {
+    least: Map<String, Value>,
+    greatest: Map<String, Value>,
+}
+
+impl Bounds {
+    /// Of a column of numbers.
+    pub(crate) fn number(&mut self, column: &str, least: impl Into<Value>, greatest: impl Into<Value>) {
+        self.least.insert(column.to_owned(), least.into());
+        self.greatest.insert(column.to_owned(), greatest.into());
+    }
+
+    /// Of a column of texts.
+    pub(crate) fn text(&mut self, column: &str, least: &str, greatest: &str) {
+        self.number(column, least, greatest);
+    }
+
+    /// Of a column of times; left out where a calendar cannot name them.
+    pub(crate) fn time(&mut self, column: &str, least: Timestamp, greatest: Timestamp) {
+        let known = |time: Timestamp| (0..=9999).contains(&chrono::Datelike::year(&DateTime::<Utc>::from(time)));
+        if known(least) && known(greatest) {
+            self.number(column, least.to_string(), greatest.to_string());
+        }
+    }
+}
+
+/// A data file, ready to be put.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) path: Path,
+    pub(crate) bytes: Bytes,
+    pub(crate) add: Add,
+}
+
+/// Writes a data file in memory.
+pub(crate) struct FileWriter {
+    table: Table,
+    partition_value: String,
+    codec: Compression,
+    writer: ArrowWriter<Vec<u8>>,
+    rows: u64,
+}
+
+impl FileWriter {
+    /// A file of about `rows` rows under a value of the table's partition column.
+    pub(crate) fn new(
+        table: Table,
+        partition_value: String,
+        rows: usize,
+        codec: Compression,
+    ) -> Result<Self, ParquetError> {
+        // The schema in Arrow's own form is two kilobytes of every small file, and says nothing that Parquet's does not.
+        let options = ArrowWriterOptions::new()
+            .with_skip_arrow_metadata(true)
+            .with_properties(properties(table, rows, codec));
+        let schema: SchemaRef = Layout::of(table).file.clone();
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
+        Ok(Self { table, partition_value, codec, writer, rows: 0 })
+    }
+
+    /// Adds rows.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.rows += batch.num_rows() as u64;
+        self.writer.write(batch)
+    }
+
+    /// The file and its add.
+    pub(crate) fn finish(self, content: &Content, bounds: &Bounds, now: Timestamp) -> Result<Encoded, ParquetError> {
+        let bytes = Bytes::from(self.writer.into_inner()?);
+        let column = self.table.partition_column();
+        let extension = match self.codec {
+            Compression::None => "",
+            Compression::Snappy => ".snappy",
+            Compression::Lz4 => ".lz4raw",
+            Compression::Zstd => ".zstd",
+        };
+        let path = format!("{column}={}/part-{}{extension}.parquet", self.partition_value, Uuid::new_v4());
+        let nulls: Map<String, Value> = bounds.least.keys().map(|column| (column.clone(), json!(0))).collect();
+        let stats = json!({
+            "numRecords": self.rows,
+            "minValues": bounds.least,
+            "maxValues": bounds.greatest,
+            "nullCount": nulls,
+        });
+        let add = Add {
+            path: path.clone(),
+            partition_values: HashMap::from([(column.to_owned(), Some(self.partition_value))]),
+            size: bytes.len() as i64,
+            modification_time: now.millis(),
+            data_change: true,
+            stats: Some(stats.to_string()),
+            tags: Some(tags(content)),
+            ..Add::default()
+        };
+        Ok(Encoded { path: Path::from(path), bytes, add })
+    }
+}
+
+/// Columns that hardly ever repeat a value: a dictionary of them is work for nothing.
+const UNIQUE: [&str; 13] = [
+    "offset",
+    "record_timestamp",
+    "ingestion_timestamp",
+    "event_timestamp",
+    "quarantine_timestamp",
+    "payload",
+    "event_id",
+    "alert_id",
+    "request_id",
+    "trace_id",
+    "emitter_sequence",
+    "response_time_ms",
+    "state",
+];
+
+fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties {
+    let layout = Layout::of(table);
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("subscription-delta ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(match codec {
+            Compression::None => Codec::UNCOMPRESSED,
+            Compression::Snappy => Codec::SNAPPY,
+            Compression::Lz4 => Codec::LZ4_RAW,
+            Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
+        })
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_statistics_enabled(EnabledStatistics::None)
+        // Pages have no statistics, so nobody would look at their places.
+        .set_offset_index_disabled(true);
+    for column in layout.statistics {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(*column), EnabledStatistics::Chunk);
+    }
+    for field in layout.file.fields() {
+        if UNIQUE.contains(&field.name().as_str()) {
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+        }
+    }
+    if table == Table::Silver {
+        let id = ColumnPath::from("event_id");
+        properties = properties
+            .set_column_bloom_filter_enabled(id.clone(), true)
+            .set_column_bloom_filter_fpp(id.clone(), 0.01)
+            .set_column_bloom_filter_max_ndv(id, rows.clamp(1, ROW_GROUP_ROWS) as u64);
+    }
+    properties.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_holds_survives_the_log() {
+        let spans = Content::Spans(
+            "usage".into(),
+            vec![
+                Span { partition: 0, first: 7, last: 900, rows: 12 },
+                Span { partition: 31, first: 0, last: 0, rows: 1 },
+            ]
+            .into(),
+        );
+        let key = |millis, tenant: &str| RangeKey {
+            window_start: Timestamp::from_millis(millis),
+            tenant_id: tenant.into(),
+        };
+        let range = Content::Range(
+            "usage".into(),
+            Range { partition: 3, first: key(-60_000, "a/b-1:2"), last: key(60_000, "z") }.into(),
+        );
+        for given in [spans, range] {
+            assert_eq!(content(&tags(&given)), Some(given));
+        }
+        assert_eq!(content(&HashMap::new()), None);
+    }
+}

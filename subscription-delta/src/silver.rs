@@ -1,0 +1,217 @@
+//! Rows of `silver_api_usage` and `quarantine_silver`.
+
+use deltalake::arrow::array::{
+    BooleanBuilder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use deltalake::parquet::errors::ParquetError;
+use subscription_core::{EventBatch, EventRow, Table, Timestamp};
+use uuid::Uuid;
+
+use crate::append::{Appender, ByDate, Input};
+use crate::columns::{Pairs, Texts, rows};
+use crate::file::Encoded;
+
+rows!(Silver {
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    record_timestamp: TimestampMicrosecondBuilder,
+    ingestion_timestamp: TimestampMicrosecondBuilder,
+    event_timestamp: TimestampMicrosecondBuilder,
+    is_late: BooleanBuilder,
+    event_id: StringBuilder,
+    schema_version: StringBuilder,
+    tenant_id: StringBuilder,
+    api_key_id: StringBuilder,
+    user_id: StringBuilder,
+    endpoint: StringBuilder,
+    http_method: StringBuilder,
+    api_version: StringBuilder,
+    response_status_code: Int32Builder,
+    response_time_ms: Float64Builder,
+    subscription_plan: StringBuilder,
+    risk_score: Float64Builder,
+    velocity_last_1min: Int64Builder,
+    velocity_last_5min: Int64Builder,
+    velocity_last_1hour: Int64Builder,
+    ip_address: StringBuilder,
+    country_code: StringBuilder,
+    region: StringBuilder,
+    user_agent: StringBuilder,
+    sdk_version: StringBuilder,
+    request_size_bytes: Int64Builder,
+    response_size_bytes: Int64Builder,
+    request_id: StringBuilder,
+    trace_id: StringBuilder,
+    emitter_id: StringBuilder,
+    emitter_sequence: Int64Builder,
+    billable_units: Decimal128Builder,
+    quota_cost: Int64Builder,
+    labels: Pairs,
+});
+
+rows!(Quarantine {
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    record_timestamp: TimestampMicrosecondBuilder,
+    payload: StringBuilder,
+    event_id: StringBuilder,
+    tenant_id: StringBuilder,
+    quality_check_errors: Texts,
+    quarantine_timestamp: TimestampMicrosecondBuilder,
+    reprocessed: BooleanBuilder,
+});
+
+/// A row's place: sorted, files are by date, on time or behind the watermark, and their rows by event time.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    day: i32,
+    behind: bool,
+    time: Timestamp,
+    batch: u32,
+    row: u32,
+}
+
+/// The files of Silver. Rows behind the watermark are in files of their own, so that the others have narrow ranges
+/// of event time: readers that ask for a time skip nearly all files.
+pub(crate) fn silver(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
+    let batches: Vec<_> = input.batches().collect();
+    let mut places = Vec::new();
+    for (batch, (admitted, (from, to))) in batches.iter().enumerate() {
+        let watermark = admitted.watermark.unwrap_or(Timestamp::MIN);
+        for (row, event) in admitted.accepted.rows().iter().enumerate() {
+            if (*from..*to).contains(&event.offset) {
+                places.push(Place {
+                    day: event.event_timestamp.days(),
+                    behind: event.is_late || event.event_timestamp < watermark,
+                    time: event.event_timestamp,
+                    batch: batch as u32,
+                    row: row as u32,
+                });
+            }
+        }
+    }
+    places.sort_unstable();
+    let mut files = Vec::new();
+    let mut columns = Silver::new(Table::Silver);
+    for places in places.chunk_by(|a, b| (a.day, a.behind) == (b.day, b.behind)) {
+        let mut appender = Appender::new(input, places[0].time.date(), "event_timestamp", places.len());
+        for place in places {
+            let admitted = batches[place.batch as usize].0;
+            let partition = admitted.records.partition();
+            let event = &admitted.accepted.rows()[place.row as usize];
+            columns.append(input.topic, partition, event, &admitted.accepted);
+            let bytes = text_bytes(event, &admitted.accepted);
+            if appender.row(partition, event.offset, event.event_timestamp, bytes) {
+                appender.write(&columns.take()?)?;
+            }
+        }
+        appender.write(&columns.take()?)?;
+        files.extend(appender.finish()?);
+    }
+    Ok(files)
+}
+
+impl Silver {
+    fn append(&mut self, topic: &str, partition: u32, event: &EventRow, batch: &EventBatch) {
+        let text = |text| batch.text(text);
+        let opt = |text| batch.opt_text(text);
+        self.topic.append_value(topic);
+        self.partition.append_value(partition as i32);
+        self.offset.append_value(event.offset as i64);
+        self.record_timestamp.append_value(event.ingestion_timestamp.micros());
+        self.ingestion_timestamp.append_value(event.ingestion_timestamp.micros());
+        self.event_timestamp.append_value(event.event_timestamp.micros());
+        self.is_late.append_value(event.is_late);
+        self.event_id.append_value(event.event_id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        self.schema_version.append_option(opt(event.schema_version));
+        self.tenant_id.append_value(text(event.tenant_id));
+        self.api_key_id.append_value(text(event.api_key_id));
+        self.user_id.append_option(opt(event.user_id));
+        self.endpoint.append_value(text(event.endpoint));
+        self.http_method.append_value(event.http_method.as_str());
+        self.api_version.append_option(opt(event.api_version));
+        self.response_status_code.append_value(i32::from(event.response_status_code));
+        self.response_time_ms.append_value(event.response_time_ms);
+        self.subscription_plan.append_value(text(event.subscription_plan));
+        self.risk_score.append_option(event.risk_score);
+        self.velocity_last_1min.append_option(event.velocity_last_1min);
+        self.velocity_last_5min.append_option(event.velocity_last_5min);
+        self.velocity_last_1hour.append_option(event.velocity_last_1hour);
+        self.ip_address.append_option(opt(event.ip_address));
+        self.country_code.append_option(opt(event.country_code));
+        self.region.append_option(opt(event.region));
+        self.user_agent.append_option(opt(event.user_agent));
+        self.sdk_version.append_option(opt(event.sdk_version));
+        self.request_size_bytes.append_option(event.request_size_bytes);
+        self.response_size_bytes.append_option(event.response_size_bytes);
+        self.request_id.append_option(opt(event.request_id));
+        self.trace_id.append_option(opt(event.trace_id));
+        self.emitter_id.append_option(opt(event.emitter_id));
+        self.emitter_sequence.append_option(event.emitter_sequence);
+        self.billable_units.append_option(event.billable_units.map(|units| units.raw()));
+        self.quota_cost.append_option(event.quota_cost);
+        self.labels.append(batch.labels(event));
+    }
+}
+
+/// The bytes of a row's texts; most of them have no bound but that of the payload.
+fn text_bytes(event: &EventRow, batch: &EventBatch) -> usize {
+    let optional = [
+        event.schema_version,
+        event.user_id,
+        event.api_version,
+        event.ip_address,
+        event.country_code,
+        event.region,
+        event.user_agent,
+        event.sdk_version,
+        event.request_id,
+        event.trace_id,
+        event.emitter_id,
+    ];
+    let required = [event.tenant_id, event.api_key_id, event.endpoint, event.subscription_plan];
+    let labels = batch.labels(event).into_iter().flatten().map(|(name, value)| name.len() + value.len());
+    optional.into_iter().flatten().chain(required).map(subscription_core::Text::len).chain(labels).sum()
+}
+
+/// The files of `quarantine_silver`.
+pub(crate) fn quarantine(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
+    let mut dates = ByDate::new();
+    for (batch, (from, to)) in input.batches() {
+        for rejected in &batch.quarantined {
+            let record = batch.records.get(rejected.index as usize);
+            if (from..to).contains(&record.offset()) {
+                dates.push(record.timestamp(), (batch.records.partition(), record, rejected));
+            }
+        }
+    }
+    let mut files = Vec::new();
+    let mut columns = Quarantine::new(Table::Quarantine);
+    for (date, records) in dates.dates() {
+        let mut appender = Appender::new(input, date, "record_timestamp", records.len());
+        for (partition, record, rejected) in records {
+            let payload = record.payload().unwrap_or_default();
+            let payload = std::str::from_utf8(payload)
+                .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
+            columns.topic.append_value(input.topic);
+            columns.partition.append_value(partition as i32);
+            columns.offset.append_value(record.offset() as i64);
+            columns.record_timestamp.append_value(record.timestamp().micros());
+            columns.payload.append_value(payload);
+            columns.event_id.append_option(rejected.event_id.as_deref());
+            columns.tenant_id.append_option(rejected.tenant_id.as_deref());
+            columns.quality_check_errors.append(rejected.errors.iter().map(String::as_str));
+            columns.quarantine_timestamp.append_value(record.timestamp().micros());
+            columns.reprocessed.append_value(false);
+            if appender.row(partition, record.offset(), record.timestamp(), payload.len()) {
+                appender.write(&columns.take()?)?;
+            }
+        }
+        appender.write(&columns.take()?)?;
+        files.extend(appender.finish()?);
+    }
+    Ok(files)
+}
