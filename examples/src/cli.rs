@@ -203,6 +203,23 @@ fn table(name: &str) -> Result<Table> {
     })
 }
 
+#[cfg(feature = "sql")]
+async fn query(args: Query) -> Outcome {
+    let store = lake::open(&args.lake.lake).await.at_lake()?;
+    let batches = store.query(&args.sql).await.map_err(|error| Failure {
+        exit: if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Lake },
+        error,
+    })?;
+    let mut shower = Shower::new(args.format, BufWriter::new(io::stdout().lock()));
+    for batch in &batches {
+        if !written(shower.add(batch))? {
+            return Ok(Exit::Ok);
+        }
+    }
+    written(shower.finish())?;
+    Ok(Exit::Ok)
+}
+
 #[cfg(not(feature = "sql"))]
 async fn query(args: Query) -> Outcome {
     let Query { lake: Lake { lake }, sql: _, format: _ } = args;
@@ -224,7 +241,9 @@ fn written(result: io::Result<()>) -> Outcome<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Error::new(ErrorKind::Other, "cannot write to standard output").with_source(error)).at_usage(),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Other, "cannot write to standard output").with_source(error)).at_usage()
+        }
     }
 }
 
@@ -256,7 +275,13 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["pipeline", "pipeline run --format csv", "pipeline run --partitions 0", "pipeline generate", "pipeline show --lake x"] {
+        for line in [
+            "pipeline",
+            "pipeline run --format csv",
+            "pipeline run --partitions 0",
+            "pipeline generate",
+            "pipeline show --lake x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -83,7 +83,12 @@ pub struct Settings {
     pub max_dedup_ids: Option<usize>,
 
     /// Memory of the filters that older event ids are in [default: 128MiB]
-    #[arg(long, value_name = "SIZE", env = "PIPELINE_MAX_DEDUP_FILTER_BYTES", help_heading = "Tuning (changes no row)")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "PIPELINE_MAX_DEDUP_FILTER_BYTES",
+        help_heading = "Tuning (changes no row)"
+    )]
     pub max_dedup_filter_bytes: Option<Size>,
 
     /// What decides which rows come out; in the file only.
@@ -180,7 +185,7 @@ fn read(path: &Path, what: &str) -> Result<String> {
     let name = path.display();
     let bytes = std::fs::read(path).map_err(|error| {
         Error::new(ErrorKind::Configuration, format!("cannot read the {what}"))
-            .with("file", name)
+            .with("file", &name)
             .with_help("name a TOML file that this user may read")
             .with_source(error)
     })?;

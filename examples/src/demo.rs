@@ -47,7 +47,7 @@ pub async fn demo(demo: &Demo) -> Outcome<(Exit, Summary)> {
         events: demo.events,
         tenants: Some(200),
         seed: demo.seed,
-        rate: Some(20),
+        rate: Some(20.0),
         paced: false,
         profile: Profile::Trouble,
     };

@@ -130,7 +130,16 @@ mod tests {
 
     #[test]
     fn the_table_has_every_code() {
-        for exit in [Exit::Ok, Exit::Broken, Exit::Usage, Exit::Input, Exit::Lake, Exit::Taken, Exit::Interrupted, Exit::Terminated] {
+        for exit in [
+            Exit::Ok,
+            Exit::Broken,
+            Exit::Usage,
+            Exit::Input,
+            Exit::Lake,
+            Exit::Taken,
+            Exit::Interrupted,
+            Exit::Terminated,
+        ] {
             let line = format!("\n  {:<5}", exit as u8);
             assert!(EXIT_CODES.contains(&line), "{exit:?}");
         }

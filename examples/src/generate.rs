@@ -23,8 +23,8 @@ pub struct Generate {
     pub seed: u64,
 
     /// Records a second of their own time [default: that of the profile]
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: Option<u64>,
+    #[arg(long, value_name = "R", value_parser = positive)]
+    pub rate: Option<f64>,
 
     /// Write --rate records a second, as a service would, rather than all at once
     #[arg(long)]
@@ -77,7 +77,8 @@ impl Generate {
     /// Where writing fails.
     pub fn write(&self, out: impl Write) -> Result<()> {
         let mut out = BufWriter::with_capacity(1 << 18, out);
-        let written = if self.paced { self.write_paced(&mut out) } else { Traffic::new(self.config()).write_ndjson(&mut out) };
+        let written =
+            if self.paced { self.write_paced(&mut out) } else { Traffic::new(self.config()).write_ndjson(&mut out) };
         match written.and_then(|()| out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(Error::new(ErrorKind::Other, "cannot write the records").with_source(error))
@@ -97,8 +98,8 @@ impl Generate {
         let mut record = TrafficRecord::default();
         let mut written: u64 = 0;
         loop {
-            let due = u128::from(clock.monotonic_nanos()) * u128::from(rate) / 1_000_000_000;
-            while u128::from(written) <= due {
+            let due = (clock.monotonic_nanos() as f64 * 1e-9 * rate) as u64;
+            while written <= due {
                 if !traffic.next_into(&mut record) {
                     return Ok(());
                 }
@@ -111,6 +112,11 @@ impl Generate {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+fn positive(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    number.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 #[cfg(test)]
@@ -132,7 +138,7 @@ mod tests {
         assert_eq!(lines.iter().filter(|b| **b == b'\n').count(), 200);
         assert_eq!(lines, written(&FEW));
         assert_ne!(lines, written(&Generate { seed: 8, ..FEW }));
-        let fast = Generate { rate: Some(1_000_000), ..FEW };
+        let fast = Generate { rate: Some(1e6), ..FEW };
         assert_eq!(written(&fast), written(&Generate { paced: true, ..fast.clone() }));
     }
 

@@ -9,7 +9,9 @@ use subscription_delta::{DeltaConfig, DeltaStore, Scan, TableInfo};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::cells::{Columns, decimal_text};
-use crate::summary::{AlertCount, Bill, CodeCount, Ledger, PlanBill, Position, Reached, Summary, TableSummary, TenantUsage};
+use crate::summary::{
+    AlertCount, Bill, CodeCount, Ledger, PlanBill, Position, Reached, Summary, TableSummary, TenantUsage,
+};
 use crate::verify::{self, Standing, Verdict, Verifier};
 
 /// Tenants on the page.
@@ -39,11 +41,11 @@ async fn rows(
     Ok(())
 }
 
-/// Recomputes what must hold; see [`Verifier`].
+/// Where each table stands.
 ///
 /// # Errors
-/// What reading says.
-pub async fn verify(store: &DeltaStore) -> Result<Verdict> {
+/// What the storage says.
+pub async fn standings(store: &DeltaStore) -> Result<Vec<Standing>> {
     let standings = store.info().await?.into_iter().flat_map(|info| {
         let table = info.table;
         info.positions.into_iter().map(move |at| Standing {
@@ -54,7 +56,15 @@ pub async fn verify(store: &DeltaStore) -> Result<Verdict> {
             counters: at.counters,
         })
     });
-    let mut verifier = Verifier::new(standings);
+    Ok(standings.collect())
+}
+
+/// Recomputes what must hold; see [`Verifier`].
+///
+/// # Errors
+/// What reading says.
+pub async fn verify(store: &DeltaStore) -> Result<Verdict> {
+    let mut verifier = Verifier::new(standings(store).await?);
     for table in verify::ORDER {
         rows(store, table, verify::columns_of(table), |batch| verifier.add(table, batch)).await?;
     }
@@ -93,15 +103,25 @@ fn sum(infos: &[TableInfo], table: Table, counter: Counter) -> u64 {
         .sum()
 }
 
-/// How many records have reached each layer, as the tables' commits say.
-pub fn reached(infos: &[TableInfo]) -> Reached {
+/// How many records have reached each layer.
+///
+/// # Errors
+/// What reading says.
+pub async fn reached(store: &DeltaStore) -> Result<Reached> {
+    let infos = store.info().await?;
     let decided = [Counter::Accepted, Counter::Duplicates, Counter::Quarantined];
-    Reached {
-        bronze: sum(infos, Table::Bronze, Counter::Read),
-        silver: decided.into_iter().map(|counter| sum(infos, Table::Silver, counter)).sum(),
-        // The month is the last window to be committed.
-        gold: sum(infos, Table::UsageMonth, Counter::Accepted),
-    }
+    // The month is the last window to be committed, and has the fewest rows.
+    let mut gold = 0;
+    rows(store, Table::UsageMonth, &["total_requests"], |batch| {
+        gold += batch.longs("total_requests")?.values().iter().sum::<i64>();
+        Ok(())
+    })
+    .await?;
+    Ok(Reached {
+        bronze: sum(&infos, Table::Bronze, Counter::Read),
+        silver: decided.into_iter().map(|counter| sum(&infos, Table::Silver, counter)).sum(),
+        gold: u64::try_from(gold).unwrap_or(0),
+    })
 }
 
 /// What became of all records, as the tables' commits say.
@@ -208,8 +228,16 @@ impl Alerts {
 }
 
 const MONTH_COLUMNS: &[&str] = &[
-    "month", "tenant_id", "subscription_plan", "total_requests", "quota_used", "plan_limit", "usage_ratio",
-    "billable_units", "amount_due", "currency",
+    "month",
+    "tenant_id",
+    "subscription_plan",
+    "total_requests",
+    "quota_used",
+    "plan_limit",
+    "usage_ratio",
+    "billable_units",
+    "amount_due",
+    "currency",
 ];
 
 /// Bills, and the largest tenants of the latest month.
@@ -236,8 +264,10 @@ struct PlanSum {
 
 impl Months {
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        let (months, tenants, plans) = (batch.texts("month")?, batch.texts("tenant_id")?, batch.texts("subscription_plan")?);
-        let (totals, used, limits) = (batch.longs("total_requests")?, batch.longs("quota_used")?, batch.longs("plan_limit")?);
+        let (months, tenants, plans) =
+            (batch.texts("month")?, batch.texts("tenant_id")?, batch.texts("subscription_plan")?);
+        let (totals, used, limits) =
+            (batch.longs("total_requests")?, batch.longs("quota_used")?, batch.longs("plan_limit")?);
         let (ratios, units) = (batch.doubles("usage_ratio")?, batch.decimals("billable_units")?);
         let (due, currencies) = (batch.decimals("amount_due")?, batch.texts("currency")?);
         for row in 0..batch.num_rows() {
@@ -263,18 +293,18 @@ impl Months {
                 month.clone_into(&mut self.latest);
                 self.top.clear();
             }
-            let place = (totals.value(row), tenants.value(row));
-            let least = self.top.last().map(|last| (last.total_requests, last.tenant_id.as_str()));
+            let place = (used.value(row), tenants.value(row));
+            let least = self.top.last().map(|last| (last.quota_used, last.tenant_id.as_str()));
             let full = self.top.len() == TOP_TENANTS;
             if month == self.latest && (!full || least.is_some_and(|least| before(place, least))) {
                 self.top.truncate(TOP_TENANTS - 1);
-                let at = self.top.partition_point(|t| before((t.total_requests, &t.tenant_id), place));
+                let at = self.top.partition_point(|t| before((t.quota_used, &t.tenant_id), place));
                 let tenant = TenantUsage {
                     tenant_id: place.1.to_owned(),
                     month: month.to_owned(),
                     subscription_plan: plans.value(row).to_owned(),
-                    total_requests: place.0,
-                    quota_used: used.value(row),
+                    total_requests: totals.value(row),
+                    quota_used: place.0,
                     plan_limit: limits.value(row),
                     usage_ratio: ratios.value(row),
                     amount_due: decimal_text(owed, Money::SCALE as i8),
@@ -312,7 +342,7 @@ impl Months {
     }
 }
 
-/// The order of the top: most requests first, then by name.
+/// The order of the top: most used first, then by name.
 fn before(a: (i64, &str), b: (i64, &str)) -> bool {
     a.0 > b.0 || a.0 == b.0 && a.1 < b.1
 }

@@ -77,8 +77,7 @@ impl Splitter {
             long.ends_in_cr = content.last().map_or(long.ends_in_cr, |&b| b == b'\r');
         } else if self.open.len() + content.len() > MAX_HELD_BYTES {
             let last = content.last().or(self.open.last());
-            self.long =
-                Some(Long { len: (self.open.len() + content.len()) as u64, ends_in_cr: last == Some(&b'\r') });
+            self.long = Some(Long { len: (self.open.len() + content.len()) as u64, ends_in_cr: last == Some(&b'\r') });
             let missing = TOO_LARGE_KEPT_BYTES.saturating_sub(self.open.len()).min(content.len());
             self.open.extend_from_slice(&content[..missing]);
             self.open.truncate(TOO_LARGE_KEPT_BYTES);

@@ -51,7 +51,8 @@ fn say(line: &str) {
 
 fn bar() -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:24.cyan} {msg}").expect("the template is one");
-    ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr_with_hz(10)).with_style(style.progress_chars("█▉▊▋▌▍▎▏·"))
+    ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr_with_hz(10))
+        .with_style(style.progress_chars("█▉▊▋▌▍▎▏·"))
 }
 
 /// Tells the rate of the last seconds from reports.
@@ -79,7 +80,12 @@ impl Meter {
         if let Some(total) = source.total.filter(|total| *total > 0) {
             line.push_str(&format!("{:>7}  ", percent(source.done as f64 / total as f64)));
         }
-        line.push_str(&format!("{} records  {}/s  lag {}", count(progress.read), count(rate.round() as i128), count(lag)));
+        line.push_str(&format!(
+            "{} records  {}/s  lag {}",
+            count(progress.read),
+            count(rate.round() as i128),
+            count(lag)
+        ));
         if rate > 0.0 {
             line.push_str(&format!(" ({})", duration(Duration::from_secs_f64(lag as f64 / rate))));
         }

@@ -43,7 +43,8 @@ pub struct Run {
 pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let file = run.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::load).at_usage()?;
     let settings = run.settings.clone().over(file);
-    let inputs = settings.input.as_deref().ok_or_else(|| missing("input", "name files: --input access.log")).at_usage()?;
+    let inputs =
+        settings.input.as_deref().ok_or_else(|| missing("input", "name files: --input access.log")).at_usage()?;
     let lake = settings.lake.as_deref().ok_or_else(|| missing("lake", "name a folder for the tables: --lake ./lake"));
     let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?;
     let catalog = settings.catalog().at_usage()?;
@@ -53,7 +54,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let input_failed = source.failed();
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
 
-    let before = store.info().await.at_lake()?;
+    let before = lake::reached(&store).await.at_lake()?;
     let pipeline = Pipeline::builder()
         .source(source)
         .store(store.clone())
@@ -69,14 +70,14 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let _ = shown.await;
     let report = if input_failed.load(Ordering::Relaxed) { result.at_input()? } else { result.at_lake()? };
 
-    let after = store.info().await.at_lake()?;
+    let after = lake::reached(&store).await.at_lake()?;
     let mut summary = lake::summarize(&store).await.at_lake()?;
     let elapsed = report.progress.elapsed;
     summary.run = Some(RunSummary {
         ended: report.ended,
         seconds: elapsed.as_secs_f64(),
         read: report.progress.read,
-        layers: layers(&lake::reached(&before), &lake::reached(&after), elapsed),
+        layers: layers(&before, &after, elapsed),
     });
     let exit = match stopped.load(Ordering::Relaxed) {
         _ if report.ended => Exit::Ok,
@@ -85,7 +86,10 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     };
     if !summary.ledger.balanced {
         let error = Error::new(ErrorKind::Invariant, "the ledger is broken").with("lake", &summary.lake);
-        return Err(Failure { exit: Exit::Broken, error: error.with_help("run `pipeline verify`, and report this as a bug") });
+        return Err(Failure {
+            exit: Exit::Broken,
+            error: error.with_help("run `pipeline verify`, and report this as a bug"),
+        });
     }
     Ok((exit, summary))
 }

@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 use subscription_core::Timestamp;
 use subscription_delta::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use subscription_delta::arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
+use subscription_delta::arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use crate::cells::decimal_text;
 use crate::text::{Align, columns, cut};
@@ -100,10 +101,7 @@ impl<W: Write> Shower<W> {
 }
 
 fn align(data_type: &DataType) -> Align {
-    match data_type {
-        DataType::Int32 | DataType::Int64 | DataType::Float64 | DataType::Decimal128(..) => Align::Right,
-        _ => Align::Left,
-    }
+    if data_type.is_numeric() { Align::Right } else { Align::Left }
 }
 
 /// A cell as JSON. Times and dates are RFC 3339 text, decimals are text, bytes are text where they are UTF-8, else `0x…`.
@@ -117,8 +115,10 @@ fn cell(column: &ArrayRef, row: usize) -> Value {
         DataType::Int32 => column.as_primitive::<Int32Type>().value(row).into(),
         DataType::Int64 => column.as_primitive::<Int64Type>().value(row).into(),
         DataType::Float64 => column.as_primitive::<Float64Type>().value(row).into(),
-        DataType::Decimal128(_, scale) => decimal_text(column.as_primitive::<Decimal128Type>().value(row), *scale).into(),
-        DataType::Timestamp(..) => {
+        DataType::Decimal128(_, scale) => {
+            decimal_text(column.as_primitive::<Decimal128Type>().value(row), *scale).into()
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
             let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
             Timestamp::from_millis(micros.div_euclid(1_000)).to_string().into()
         }
@@ -140,7 +140,11 @@ fn cell(column: &ArrayRef, row: usize) -> Value {
             let (keys, values) = (entries.column(0), entries.column(1));
             (0..entries.len()).map(|i| (text(&cell(keys, i)), cell(values, i))).collect()
         }
-        other => format!("({other})").into(),
+        // What SQL answers may have any type.
+        _ => match ArrayFormatter::try_new(column, &FormatOptions::default()) {
+            Ok(formatter) => formatter.value(row).to_string().into(),
+            Err(error) => format!("({error})").into(),
+        },
     }
 }
 

@@ -27,7 +27,7 @@ pub struct Summary {
     pub alerts: Vec<AlertCount>,
     /// The bill of each calendar month, oldest first.
     pub bills: Vec<Bill>,
-    /// The tenants with the most requests in the latest month, most first.
+    /// The tenants that used the most quota in the latest month, most first.
     pub top_tenants: Vec<TenantUsage>,
 }
 
@@ -236,7 +236,8 @@ fn section_run(page: &mut String, run: &RunSummary) {
         .layers
         .iter()
         .map(|layer| {
-            let rate = layer.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", count(rate.round() as i128)));
+            let rate =
+                layer.per_second.map_or_else(|| "-".to_owned(), |rate| format!("{}/s", count(rate.round() as i128)));
             vec![layer.layer.to_owned(), format!("+{}", count(layer.records)), rate]
         })
         .collect();
@@ -262,7 +263,7 @@ pub(crate) fn section_ledger(page: &mut String, ledger: &Ledger) {
     let lines: Vec<&str> = lines.lines().collect();
     // The two equations side by side.
     let (left, right) = lines.split_at(4);
-    let width = left.iter().map(|line| line.chars().count()).max().unwrap_or(0) + 4;
+    let width = left.iter().map(|line| line.chars().count()).max().unwrap_or(0) + 2;
     for (left, right) in left.iter().zip(right) {
         let blank = " ".repeat(width - left.chars().count());
         let _ = writeln!(page, "{}", format!("{left}{blank}{right}").trim_end());
@@ -345,7 +346,9 @@ fn section_bills(page: &mut String, bills: &[Bill]) {
     };
     let mut rows: Vec<_> =
         latest.plans.iter().map(|plan| row(&plan.plan, plan.tenants, &plan.billable_units, &plan.amount_due)).collect();
-    rows.push(row("total", latest.tenants, &latest.billable_units, &latest.amount_due));
+    if rows.len() != 1 {
+        rows.push(row("total", latest.tenants, &latest.billable_units, &latest.amount_due));
+    }
     use Align::{Left, Right};
     page.push_str(&columns(&[Left, Right, Left, Right, Left, Right, Left], &rows));
     for bill in bills.iter().rev().skip(1).take(11) {
@@ -376,7 +379,8 @@ pub(crate) fn table_columns(tables: &[TableSummary]) -> String {
         .iter()
         .map(|table| {
             let (version, files) = (count(table.version), count(table.files));
-            let row = [table.table, &count(table.rows), "rows", "version", &version, &files, "files", &bytes(table.bytes)];
+            let row =
+                [table.table, &count(table.rows), "rows", "version", &version, &files, "files", &bytes(table.bytes)];
             row.map(str::to_owned).to_vec()
         })
         .collect();
@@ -387,7 +391,11 @@ pub(crate) fn table_columns(tables: &[TableSummary]) -> String {
 /// A path as a shell takes it.
 fn quoted(path: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:+=@%".contains(c);
-    if !path.is_empty() && path.chars().all(plain) { path.to_owned() } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    if !path.is_empty() && path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', r"'\''"))
+    }
 }
 
 /// What a run added: the difference of two looks at the tables, with rates.

@@ -58,7 +58,9 @@ fn positions(tables: &[TableSummary]) -> String {
             rows.push(vec![name, "(nothing yet)".to_owned()]);
         } else {
             rows.extend(
-                by_topic.into_iter().map(|(topic, positions)| vec![name.clone(), topic.to_owned(), positions.join("  ")]),
+                by_topic
+                    .into_iter()
+                    .map(|(topic, positions)| vec![name.clone(), topic.to_owned(), positions.join("  ")]),
             );
         }
     }

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!([amount("1234.5", 2), amount("7", 2), amount("7", 0)], ["1,234.50", "7.00", "7"]);
         assert_eq!([bytes(0), bytes(1_023), bytes(1_536), bytes(5 << 30)], ["0 B", "1023 B", "1.5 KiB", "5.0 GiB"]);
         let time = |millis| duration(Duration::from_millis(millis));
-        assert_eq!([time(12), time(3_420), time(125_000), time(11_040_000)], ["12 ms", "3.4 s", "2 min 5 s", "3 h 4 min"]);
+        assert_eq!(
+            [time(12), time(3_420), time(125_000), time(11_040_000)],
+            ["12 ms", "3.4 s", "2 min 5 s", "3 h 4 min"]
+        );
         assert_eq!(rate(10_000, Duration::from_millis(500)), "20,000/s");
         assert_eq!(rate(1, Duration::ZERO), "-");
         assert_eq!([percent(0.1234), percent(f64::INFINITY)], ["12.3 %", "over"]);

@@ -4,18 +4,19 @@
 //! are in no table of Silver, the second reads the payloads of those records and looks for the accepted rows that they repeat.
 //! Each table counts up to the position that all tables concerned have reached, so a lake that a crash left is sound too.
 
+mod verdict;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde::Serialize;
 use subscription_core::{Counter, Judged, Result, Table, Timestamp, WindowKind, judge};
 use subscription_delta::arrow::array::{Array, RecordBatch};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cells::Columns;
-use crate::text::{Align, columns, count};
+pub use verdict::{Check, Verdict};
 
 /// Where a table stands in a partition, as its log says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,78 +31,6 @@ pub struct Standing {
     pub position: u64,
     /// The numbers kept beside it.
     pub counters: Vec<(Counter, i64)>,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verdict {
-    /// Whether everything holds.
-    pub sound: bool,
-    /// Each thing that was checked.
-    pub checks: Vec<Check>,
-}
-
-/// One thing that must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What must hold.
-    pub name: &'static str,
-    /// Of how many rows, records or numbers it was looked at.
-    pub checked: u64,
-    /// For how many it does not hold.
-    pub broken: u64,
-    /// The first of those.
-    pub examples: Vec<String>,
-}
-
-/// Examples kept of what is broken.
-const EXAMPLES: usize = 5;
-
-impl Check {
-    fn new(name: &'static str) -> Self {
-        Self { name, checked: 0, broken: 0, examples: Vec::new() }
-    }
-
-    fn expect(&mut self, holds: bool, example: impl FnOnce() -> String) {
-        self.checked += 1;
-        if !holds {
-            self.fail(1, example);
-        }
-    }
-
-    fn fail(&mut self, broken: u64, example: impl FnOnce() -> String) {
-        self.broken += broken;
-        if broken > 0 && self.examples.len() < EXAMPLES {
-            self.examples.push(example());
-        }
-    }
-}
-
-impl Verdict {
-    /// The verdict for people.
-    pub fn render(&self) -> String {
-        let rows: Vec<_> = self
-            .checks
-            .iter()
-            .map(|check| {
-                let verdict = if check.broken == 0 { "ok".to_owned() } else { format!("{} BROKEN", count(check.broken)) };
-                vec![check.name.to_owned(), count(check.checked), verdict]
-            })
-            .collect();
-        let mut text = columns(&[Align::Left, Align::Right, Align::Left], &rows);
-        for check in self.checks.iter().filter(|check| check.broken > 0) {
-            text.push_str(&format!("\n{}:\n", check.name));
-            for example in &check.examples {
-                text.push_str(&format!("  {example}\n"));
-            }
-            let more = check.broken - (check.examples.len() as u64).min(check.broken);
-            if more > 0 {
-                text.push_str(&format!("  and {} more\n", count(more)));
-            }
-        }
-        text.push_str(if self.sound { "\nThe lake is sound.\n" } else { "\nThe lake is BROKEN.\n" });
-        text
-    }
 }
 
 type Key = u128;
@@ -127,11 +56,25 @@ pub fn columns_of(table: Table) -> &'static [&'static str] {
         Table::UsageMinute | Table::UsageHour => &["topic", "partition", "tenant_id", "window_start", "total_requests"],
         Table::UsageMonth => &["topic", "partition", "tenant_id", "window_start", "total_requests", "cost"],
         Table::EndpointHour => &[
-            "topic", "partition", "tenant_id", "window_start", "total_requests", "endpoint", "http_method",
-            "subscription_plan", "cost",
+            "topic",
+            "partition",
+            "tenant_id",
+            "window_start",
+            "total_requests",
+            "endpoint",
+            "http_method",
+            "subscription_plan",
+            "cost",
         ],
         Table::Alerts => &[
-            "topic", "partition", "tenant_id", "window_kind", "window_start", "total_requests", "alert_type", "alert_id",
+            "topic",
+            "partition",
+            "tenant_id",
+            "window_kind",
+            "window_start",
+            "total_requests",
+            "alert_type",
+            "alert_id",
         ],
     }
 }
@@ -258,7 +201,9 @@ impl Verifier {
             Table::Silver => self.add_silver(batch),
             Table::Bronze | Table::DeadLetter | Table::Quarantine => self.add_records(table, batch),
             Table::Alerts => self.add_alerts(batch),
-            Table::UsageMinute | Table::UsageHour | Table::UsageMonth | Table::EndpointHour => self.add_gold(table, batch),
+            Table::UsageMinute | Table::UsageHour | Table::UsageMonth | Table::EndpointHour => {
+                self.add_gold(table, batch)
+            }
         }
     }
 
@@ -273,9 +218,10 @@ impl Verifier {
     fn add_silver(&mut self, batch: &RecordBatch) -> Result<()> {
         self.add_records(Table::Silver, batch)?;
         let (places, offsets) = (self.partitions_of(batch)?, batch.longs("offset")?);
-        let (tenants, ids, times) = (batch.texts("tenant_id")?, batch.texts("event_id")?, batch.times("event_timestamp")?);
-        for row in 0..batch.num_rows() {
-            let (place, offset, tenant) = (places[row], offsets.value(row) as u64, tenants.value(row));
+        let (tenants, ids, times) =
+            (batch.texts("tenant_id")?, batch.texts("event_id")?, batch.times("event_timestamp")?);
+        for (row, &place) in places.iter().enumerate() {
+            let (offset, tenant) = (offsets.value(row) as u64, tenants.value(row));
             let time = times.value(row);
             let id = Uuid::try_parse(ids.value(row)).unwrap_or_default();
             self.keys.push((hash(&[tenant.as_bytes(), id.as_bytes(), &time.to_le_bytes()]), place as u32, offset));
@@ -292,9 +238,11 @@ impl Verifier {
 
     fn add_alerts(&mut self, batch: &RecordBatch) -> Result<()> {
         let places = self.partitions_of(batch)?;
-        let (tenants, kinds, starts) = (batch.texts("tenant_id")?, batch.texts("window_kind")?, batch.times("window_start")?);
-        let (totals, types, ids) = (batch.longs("total_requests")?, batch.texts("alert_type")?, batch.texts("alert_id")?);
-        for row in 0..batch.num_rows() {
+        let (tenants, kinds, starts) =
+            (batch.texts("tenant_id")?, batch.texts("window_kind")?, batch.times("window_start")?);
+        let (totals, types, ids) =
+            (batch.longs("total_requests")?, batch.texts("alert_type")?, batch.texts("alert_id")?);
+        for (row, &place) in places.iter().enumerate() {
             let (tenant, kind, start) = (tenants.value(row), kinds.value(row), starts.value(row));
             let name = || format!("{} of {tenant} in {kind} {}", types.value(row), show(start));
             let key = hash(&[ids.value(row).as_bytes()]);
@@ -304,7 +252,7 @@ impl Verifier {
                 "1hour" => Table::UsageHour,
                 _ => Table::UsageMonth,
             };
-            let partition = &self.partitions[places[row]];
+            let partition = &self.partitions[place];
             if partition.position(table) == partition.position(Table::Alerts) {
                 let said = (totals.value(row), name());
                 self.alerts.entry((table, window_key(tenant, start))).or_default().push(said);
@@ -327,11 +275,11 @@ impl Verifier {
             Table::EndpointHour | Table::UsageMonth => Some(batch.decimals("cost")?),
             _ => None,
         };
-        for row in 0..batch.num_rows() {
+        for (row, &place) in places.iter().enumerate() {
             let (tenant, start, total) = (tenants.value(row), starts.value(row), totals.value(row));
             let key = window_key(tenant, start);
             let name = || format!("{}: {tenant} {}", table.name(), show(start));
-            let place = match endpoint {
+            let row_key = match endpoint {
                 Some((endpoints, methods, plans)) => hash(&[
                     &key.to_le_bytes(),
                     endpoints.value(row).as_bytes(),
@@ -340,7 +288,7 @@ impl Verifier {
                 ]),
                 None => key,
             };
-            self.gold.expect(self.rows.insert((table, place)), || format!("{} is there twice", name()));
+            self.gold.expect(self.rows.insert((table, row_key)), || format!("{} is there twice", name()));
             if endpoint.is_some() {
                 *self.windows.entry((table, key)).or_default() -= total;
             } else {
@@ -350,7 +298,7 @@ impl Verifier {
             for (said, alert) in self.alerts.remove(&(table, key)).unwrap_or_default() {
                 self.alert.expect(said == total, || format!("{alert} says {said} requests, its window has {total}"));
             }
-            let partition = &self.partitions[places[row]];
+            let partition = &self.partitions[place];
             if let Some(costs) = costs
                 && partition.position(Table::EndpointHour) == partition.position(Table::UsageMonth)
             {
@@ -371,7 +319,8 @@ impl Verifier {
             let of = |table| partition.offsets.get(&table).map_or(&[][..], Vec::as_slice);
             let decided = partition.position(Table::Silver).min(partition.position(Table::Quarantine));
             let mut orphans = Vec::new();
-            let (mut silver, mut quarantine) = (of(Table::Silver).iter().peekable(), of(Table::Quarantine).iter().peekable());
+            let (mut silver, mut quarantine) =
+                (of(Table::Silver).iter().peekable(), of(Table::Quarantine).iter().peekable());
             for offset in of(Table::Bronze).iter().take_while(|offset| **offset < decided) {
                 while silver.next_if(|o| *o < offset).is_some() {}
                 while quarantine.next_if(|o| *o < offset).is_some() {}
@@ -390,15 +339,15 @@ impl Verifier {
     /// Where a column is missing or of another type.
     pub fn add_payloads(&mut self, batch: &RecordBatch) -> Result<()> {
         let (places, offsets, payloads) = (self.partitions_of(batch)?, batch.longs("offset")?, batch.texts("payload")?);
-        for row in 0..batch.num_rows() {
-            let (partition, offset) = (&self.partitions[places[row]], offsets.value(row) as u64);
+        for (row, &place) in places.iter().enumerate() {
+            let (partition, offset) = (&self.partitions[place], offsets.value(row) as u64);
             if partition.orphans.binary_search(&offset).is_err() {
                 continue;
             }
             match judge(payloads.value(row).as_bytes()) {
                 Judged::Valid(event) => {
                     let key = hash(&[event.tenant_id.as_bytes(), event.event_id.as_bytes()]);
-                    self.duplicates.entry(key).or_default().push((places[row] as u32, offset));
+                    self.duplicates.entry(key).or_default().push((place as u32, offset));
                 }
                 _ => {
                     let name = partition.name(offset);
@@ -417,10 +366,10 @@ impl Verifier {
     pub fn add_keys(&mut self, batch: &RecordBatch) -> Result<()> {
         let (places, offsets) = (self.partitions_of(batch)?, batch.longs("offset")?);
         let (tenants, ids) = (batch.texts("tenant_id")?, batch.texts("event_id")?);
-        for row in 0..batch.num_rows() {
+        for (row, &place) in places.iter().enumerate() {
             let id = Uuid::try_parse(ids.value(row)).unwrap_or_default();
             if let Some(left) = self.duplicates.get_mut(&hash(&[tenants.value(row).as_bytes(), id.as_bytes()])) {
-                let (place, offset) = (places[row] as u32, offsets.value(row) as u64);
+                let (place, offset) = (place as u32, offsets.value(row) as u64);
                 left.retain(|&(p, duplicate)| p != place || duplicate < offset);
             }
         }
@@ -485,7 +434,11 @@ impl Verifier {
                 if needs.iter().all(|table| partition.position(*table) >= position) {
                     check.expect(counted == kept, || {
                         let (topic, table) = (&partition.topic, table.name());
-                        format!("{topic}/{} {table}: {} is {kept}, the rows say {counted}", partition.partition, counter.name())
+                        format!(
+                            "{topic}/{} {table}: {} is {kept}, the rows say {counted}",
+                            partition.partition,
+                            counter.name()
+                        )
                     });
                 }
             }
@@ -504,7 +457,9 @@ impl Verifier {
                     check.fail(1, || format!("{} is in {} twice", partition.name(pair[0]), table.name()));
                 }
                 for &beyond in offsets.iter().filter(|offset| **offset >= position) {
-                    check.fail(1, || format!("{} is in {} beyond its position {position}", partition.name(beyond), table.name()));
+                    check.fail(1, || {
+                        format!("{} is in {} beyond its position {position}", partition.name(beyond), table.name())
+                    });
                 }
             }
             let has = |table: Table, offset: u64| {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/32.0.1700.77 Safari/537.36";
+const AGENT: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/32.0.1700.77 Safari/537.36";
 
 fn translator(tenant_by: TenantBy) -> Translator {
     Translator::new(Arc::new(LogOptions { tenant_by, ..LogOptions::default() }))
@@ -61,44 +62,122 @@ fn common_and_what_logs_leave_out() {
 fn lines_as_real_logs_have_them() {
     let cases: &[(&str, Value)] = &[
         // No request came: a timeout, a TLS handshake at the wrong port, a bare word.
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "-" 408 - "-" "-""#, json!({"endpoint": null, "http_method": null, "response_status_code": 408, "user_agent": null, "labels": null})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "" 400 0 "-" "-""#, json!({"endpoint": null, "http_method": null})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "\x16\x03\x01" 400 226 "-" "-""#, json!({"endpoint": null, "http_method": "\u{16}\u{3}\u{1}"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "PROPFIND /dav HTTP/1.1" 405 12"#, json!({"http_method": "PROPFIND", "endpoint": "/dav"})),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "-" 408 - "-" "-""#,
+            json!({"endpoint": null, "http_method": null, "response_status_code": 408, "user_agent": null, "labels": null}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "" 400 0 "-" "-""#,
+            json!({"endpoint": null, "http_method": null}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "\x16\x03\x01" 400 226 "-" "-""#,
+            json!({"endpoint": null, "http_method": "\u{16}\u{3}\u{1}"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "PROPFIND /dav HTTP/1.1" 405 12"#,
+            json!({"http_method": "PROPFIND", "endpoint": "/dav"}),
+        ),
         (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /x HTTP/1.1" - -"#, json!({"response_status_code": null})),
         (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /x HTTP/1.1" 000 0"#, json!({"response_status_code": 0})),
         // Targets: with blanks, absolute, with a fragment, of a proxy, of the server itself.
         (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a b  c HTTP/1.1" 200 1"#, json!({"endpoint": "/a b  c"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET http://www.example.com/a?b=/c HTTP/1.1" 200 1"#, json!({"endpoint": "/a"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET http://www.example.com HTTP/1.1" 200 1"#, json!({"endpoint": "/"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /go?to=http://a/b HTTP/2.0" 200 1"#, json!({"endpoint": "/go"})),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET http://www.example.com/a?b=/c HTTP/1.1" 200 1"#,
+            json!({"endpoint": "/a"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET http://www.example.com HTTP/1.1" 200 1"#,
+            json!({"endpoint": "/"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /go?to=http://a/b HTTP/2.0" 200 1"#,
+            json!({"endpoint": "/go"}),
+        ),
         (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a#b HTTP/1.1" 200 1"#, json!({"endpoint": "/a"})),
         (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "OPTIONS * HTTP/1.0" 200 1"#, json!({"endpoint": "*"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "CONNECT a.example:443 HTTP/1.1" 405 1"#, json!({"endpoint": "a.example:443"})),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "CONNECT a.example:443 HTTP/1.1" 405 1"#,
+            json!({"endpoint": "a.example:443"}),
+        ),
         // Quotes and escapes.
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a\"b\\c HTTP/1.1" 200 1 "-" "x \"y\" z""#, json!({"endpoint": "/a\"b\\c", "user_agent": "x \"y\" z"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a"b HTTP/1.1" 200 1 "-" "x"y""#, json!({"endpoint": "/a\"b", "user_agent": "x\"y"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /\xC3\xA4\xFF HTTP/1.1" 200 1 "-" "\x22q\x22 \q\""#, json!(null)),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /\xC3\xA4\xFF HTTP/1.1" 200 1 "-" "\x22q\x22 \q \t""#, json!({"endpoint": "/ä\u{fffd}", "user_agent": "\"q\" \\q \t"})),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a\"b\\c HTTP/1.1" 200 1 "-" "x \"y\" z""#,
+            json!({"endpoint": "/a\"b\\c", "user_agent": "x \"y\" z"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /a"b HTTP/1.1" 200 1 "-" "x"y""#,
+            json!({"endpoint": "/a\"b", "user_agent": "x\"y"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /\xC3\xA4\xFF HTTP/1.1" 200 1 "-" "\x22q\x22 \q\""#,
+            json!(null),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET /\xC3\xA4\xFF HTTP/1.1" 200 1 "-" "\x22q\x22 \q \t""#,
+            json!({"endpoint": "/ä\u{fffd}", "user_agent": "\"q\" \\q \t"}),
+        ),
         // Users: none, with blanks, with letters that no tenant has.
         (r#"192.0.2.1 - "" [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 401 1"#, json!({"user_id": null})),
-        (r#"192.0.2.1 - John Q. Public [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"user_id": "John Q. Public"})),
+        (
+            r#"192.0.2.1 - John Q. Public [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"user_id": "John Q. Public"}),
+        ),
         (r#"192.0.2.1 - a [b] [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"user_id": "a [b]"})),
         // Clients: a name, a port, a list, an address of IPv4 in IPv6, the loopback.
-        (r#"Host-7.example.com - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "host-7.example.com", "ip_address": null})),
-        (r#"192.0.2.1:5510 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "192.0.2.1", "ip_address": "192.0.2.1"})),
-        (r#"[2001:db8::1]:443 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "2001:db8::1"})),
-        (r#"198.51.100.4, 192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "198.51.100.4", "labels": {"protocol": "HTTP/1.1"}})),
-        (r#"::ffff:192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "192.0.2.1"})),
-        (r#"::1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "0::1", "ip_address": "::1"})),
-        (r#"- - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": null, "api_key_id": null})),
+        (
+            r#"Host-7.example.com - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "host-7.example.com", "ip_address": null}),
+        ),
+        (
+            r#"192.0.2.1:5510 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "192.0.2.1", "ip_address": "192.0.2.1"}),
+        ),
+        (
+            r#"[2001:db8::1]:443 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "2001:db8::1"}),
+        ),
+        (
+            r#"198.51.100.4, 192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "198.51.100.4", "labels": {"protocol": "HTTP/1.1"}}),
+        ),
+        (
+            r#"::ffff:192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "192.0.2.1"}),
+        ),
+        (
+            r#"::1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "0::1", "ip_address": "::1"}),
+        ),
+        (
+            r#"- - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": null, "api_key_id": null}),
+        ),
         // The virtual host in front, and fields behind.
-        (r#"www.example.com:80 192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-""#, json!({"tenant_id": "192.0.2.1", "labels": {"host": "www.example.com:80", "protocol": "HTTP/1.1"}})),
-        (r#"www.example.com:80 client.example.net - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#, json!({"tenant_id": "client.example.net"})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-" "198.51.100.7" rt=0.004"#, json!({"user_agent": null})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 5121"#, json!({"response_size_bytes": 1})),
-        (r#"192.0.2.1 - - [01/Jan/2024:00:00:00.9876 +0000] "GET / HTTP/1.1" 200 1"#, json!({"event_timestamp": "2024-01-01T00:00:00.987Z"})),
-        (r#"192.0.2.1 - - [29/feb/2024:00:00:00 +1245] "GET / HTTP/1.1" 200 1"#, json!({"event_timestamp": "2024-02-28T11:15:00.000Z"})),
+        (
+            r#"www.example.com:80 192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-""#,
+            json!({"tenant_id": "192.0.2.1", "labels": {"host": "www.example.com:80", "protocol": "HTTP/1.1"}}),
+        ),
+        (
+            r#"www.example.com:80 client.example.net - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"tenant_id": "client.example.net"}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-" "198.51.100.7" rt=0.004"#,
+            json!({"user_agent": null}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1 5121"#,
+            json!({"response_size_bytes": 1}),
+        ),
+        (
+            r#"192.0.2.1 - - [01/Jan/2024:00:00:00.9876 +0000] "GET / HTTP/1.1" 200 1"#,
+            json!({"event_timestamp": "2024-01-01T00:00:00.987Z"}),
+        ),
+        (
+            r#"192.0.2.1 - - [29/feb/2024:00:00:00 +1245] "GET / HTTP/1.1" 200 1"#,
+            json!({"event_timestamp": "2024-02-28T11:15:00.000Z"}),
+        ),
     ];
     for (line, members) in cases {
         let event = event_by(TenantBy::Address, line.as_bytes());
@@ -180,7 +259,8 @@ fn who_the_tenant_is() {
     let joe = tenant(TenantBy::User);
     assert!(joe.as_str().expect("text").starts_with("joe_example.com-"), "{joe}");
 
-    let options = LogOptions { tenant_by: TenantBy::Path(4), default_tenant: Some("nobody".to_owned()), ..LogOptions::default() };
+    let options =
+        LogOptions { tenant_by: TenantBy::Path(4), default_tenant: Some("nobody".to_owned()), ..LogOptions::default() };
     let mut translator = Translator::new(Arc::new(options));
     assert_eq!(translator.translate(line).expect("translated").tenant, Some("nobody"));
 
@@ -197,10 +277,15 @@ fn plans_by_mapping() {
     let plans = TenantPlans::new("starter")
         .with_mapping("# customers\n\"joe@example.com\" = \"pro\"\nann = \"enterprise\"\n", "plans")
         .expect("a mapping");
-    let mut translator = Translator::new(Arc::new(LogOptions { tenant_by: TenantBy::User, plans: plans.clone(), ..LogOptions::default() }));
+    let mut translator = Translator::new(Arc::new(LogOptions {
+        tenant_by: TenantBy::User,
+        plans: plans.clone(),
+        ..LogOptions::default()
+    }));
     for (user, plan) in [("joe@example.com", "pro"), ("ann", "enterprise"), ("bob", "starter")] {
         let line = format!(r#"192.0.2.1 - {user} [01/Jan/2024:00:00:00 +0000] "GET / HTTP/1.1" 200 1"#);
-        let event: Value = serde_json::from_slice(translator.translate(line.as_bytes()).expect("translated").json).expect("JSON");
+        let event: Value =
+            serde_json::from_slice(translator.translate(line.as_bytes()).expect("translated").json).expect("JSON");
         assert_eq!(event["subscription_plan"], plan, "{user}");
     }
     assert!(plans.check(|plan| plan != "gold").is_ok());

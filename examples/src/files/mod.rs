@@ -23,9 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use subscription_core::{
-    Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity, SourceProgress,
-};
+use subscription_core::{Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity, SourceProgress};
 use tokio::sync::mpsc;
 
 use crate::access_log::LogOptions;
@@ -216,6 +214,10 @@ impl Source for FileSource {
                     self.state = State::Assigned(BTreeMap::new());
                     return Ok(SourceEvent::Assigned((0..self.options.partitions).collect()));
                 }
+                // The inputs are read once, for all partitions; each start ends this wait, as the caller then asks again.
+                State::Assigned(starts) if starts.len() < self.options.partitions as usize => {
+                    return std::future::pending().await;
+                }
                 State::Assigned(starts) => {
                     let starts = std::mem::take(starts);
                     self.state = State::Reading(cut::spawn(self.inputs.clone(), self.options.clone(), starts)?);
@@ -241,7 +243,7 @@ impl Source for FileSource {
 
     async fn start(&mut self, partition: u32, from: u64) -> Result<()> {
         match &mut self.state {
-            State::Assigned(starts) if partition < self.options.partitions => {
+            State::Assigned(starts) if partition < self.options.partitions && !starts.contains_key(&partition) => {
                 starts.insert(partition, from);
                 Ok(())
             }

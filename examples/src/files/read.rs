@@ -161,9 +161,12 @@ fn decompress(input: &Input, mut raw: impl Read + 'static, done: &Arc<AtomicU64>
     raw.by_ref().take(6).read_to_end(&mut magic).map_err(|error| broken(input, error))?;
     let other = [(&b"BZh"[..], "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
     if let Some((_, name)) = other.into_iter().find(|(start, _)| magic.starts_with(start)) {
-        return Err(Error::new(ErrorKind::Configuration, format!("input is compressed with {name}, which is not read here"))
-            .with("input", input)
-            .with_help("decompress it first, or pipe it in: ... | pipeline run --input -"));
+        return Err(Error::new(
+            ErrorKind::Configuration,
+            format!("input is compressed with {name}, which is not read here"),
+        )
+        .with("input", input)
+        .with_help("decompress it first, or pipe it in: ... | pipeline run --input -"));
     }
     let gzip = magic.starts_with(b"\x1f\x8b");
     // Frames that hold no data, as pzstd writes them, may come first.

@@ -35,9 +35,17 @@ fn read_from(inputs: &[Input], options: FileOptions, starts: &[u64]) -> (Vec<See
     let mut positions = starts.to_vec();
     let mut seen = Vec::new();
     let end = runtime.block_on(async {
-        assert!(matches!(source.next().await?, SourceEvent::Assigned(all) if all == (0..partitions).collect::<Vec<_>>()));
+        assert!(
+            matches!(source.next().await?, SourceEvent::Assigned(all) if all == (0..partitions).collect::<Vec<_>>())
+        );
         for (partition, &from) in (0..).zip(starts) {
+            tokio::select! {
+                biased;
+                event = source.next() => panic!("{event:?} before all partitions were started"),
+                () = std::future::ready(()) => {}
+            }
             source.start(partition, from).await?;
+            assert!(source.start(partition, from).await.is_err(), "started twice");
         }
         loop {
             match source.next().await? {
@@ -49,7 +57,14 @@ fn read_from(inputs: &[Input], options: FileOptions, starts: &[u64]) -> (Vec<See
                         assert!((batch.from()..batch.to()).contains(&record.offset()));
                         let key = record.key().map(|key| String::from_utf8(key.to_vec()).expect("text"));
                         let payload = record.payload().expect("a payload").to_vec();
-                        (record.offset(), batch.partition(), record.timestamp().millis(), key, payload, record.payload_len())
+                        (
+                            record.offset(),
+                            batch.partition(),
+                            record.timestamp().millis(),
+                            key,
+                            payload,
+                            record.payload_len(),
+                        )
                     }));
                 }
                 SourceEvent::End => break,
@@ -76,10 +91,6 @@ fn read(inputs: &[Input], options: FileOptions) -> (Vec<Seen>, Result<u64>) {
 
 fn event(tenant: &str, second: u32) -> String {
     json!({"tenant_id": tenant, "event_timestamp": format!("1970-01-01T00:00:{second:02}Z")}).to_string()
-}
-
-fn payloads(seen: &[Seen]) -> Vec<(u64, String)> {
-    seen.iter().map(|(offset, .., payload, _)| (*offset, String::from_utf8_lossy(payload).into_owned())).collect()
 }
 
 #[test]

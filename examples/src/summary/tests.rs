@@ -85,13 +85,13 @@ Read to the end: 10,000 records in 500 ms, 20,000/s
   gold     +9,700  19,400/s
 
 Ledger (closed)
-  10,000     read            9,988     bronze
-   9,988  =  bronze          9,700  =  silver
-      12  +  dead letters      200  +  duplicates
-                                88  +  quarantine
+  10,000     read             9,988     bronze
+   9,988  =  bronze           9,700  =  silver
+      12  +  dead letters       200  +  duplicates
+                                 88  +  quarantine
 
 Dead letters by code
-  not_json   11  ██████████████████▎·
+  not_json   11  ██████████████████▍·
   too_large   1  █▋··················
 
 Quarantine by code
@@ -107,7 +107,7 @@ Alerts by type
   quota_exceeded  critical  52  of 20 tenants
 
 Bill of 2026-02
-  free   30  tenants      6,000    units      0.00  USD
+  free   30  tenants        6,000  units      0.00  USD
   pro     1  tenants  7,117,456.5  units  2,849.38  USD
   total  31  tenants  7,123,456.5  units  2,849.38  USD
   2026-01 before: 2,100 requests, 0.125 USD
@@ -115,7 +115,10 @@ Bill of 2026-02
     let page = example().render();
     let (page, tables) = page.split_once("\nTables in ").expect("a section of tables");
     assert_eq!(page, expected.trim_end_matches('\n').to_owned() + "\n", "\n{page}");
-    assert!(tables.starts_with("/tmp/my lake\n  dead_letter                12  rows  version  8  1  files      700 B\n"), "{tables}");
+    assert!(
+        tables.starts_with("/tmp/my lake\n  dead_letter                12  rows  version  8  1  files      700 B\n"),
+        "{tables}"
+    );
     assert!(tables.ends_with("\nLook further\n  pipeline show tenant_usage_hourly --lake '/tmp/my lake' --limit 20\n  pipeline verify --lake '/tmp/my lake'\n"), "{tables}");
     assert_eq!(tables.lines().filter(|line| line.contains(" rows ")).count(), Table::ALL.len());
 }
