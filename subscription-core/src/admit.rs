@@ -4,7 +4,7 @@ mod prepared;
 
 use std::sync::Arc;
 
-use crate::dedup::{AdmitLimits, IdMemory};
+use crate::dedup::{AdmitLimits, BatchIds, IdMemory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Catalog;
 use crate::rows::{Admitted, Counts};
@@ -12,6 +12,9 @@ use crate::rules::Rules;
 use crate::store::{AcceptedId, IdLookup};
 use crate::time::Timestamp;
 pub use prepared::Prepared;
+
+/// How many keys are made at a time: enough to wait for memory together, few enough to stay in the nearest cache.
+const KEYS_AT_ONCE: usize = 256;
 
 /// What the engines of all partitions share.
 #[derive(Debug, Clone)]
@@ -95,9 +98,9 @@ impl AdmitEngine {
     /// Takes the ids of all Silver rows below the position with an event time not before the watermark; others do no
     /// harm. May be called for parts of them, before the first batch.
     pub fn remember(&mut self, ids: &[AcceptedId]) {
-        for id in ids {
-            self.ids.remember(&id.tenant_id, id.event_id, id.event_timestamp);
-        }
+        let mut batch = BatchIds::with_capacity(ids.len());
+        ids.iter().for_each(|id| batch.push(&id.tenant_id, id.event_id, id.event_timestamp));
+        self.ids.remember(&batch);
         self.ids.end_batch(self.position, self.watermark);
     }
 
@@ -123,22 +126,13 @@ impl AdmitEngine {
         // Exact memory knows all about times from here on, unless the limit made it begin after the watermark.
         let known_from = if base <= watermark { base } else { Timestamp::MAX };
         let mut questions = Vec::new();
-        for (index, row) in prepared.rows.rows().iter().enumerate() {
-            let time = row.event_timestamp;
-            if time >= known_from {
-                continue;
-            }
-            let tenant_id = prepared.rows.text(row.tenant_id);
-            let key = self.ids.key(prepared.tenants[index], tenant_id, row.event_id);
+        for (index, time) in prepared.ids.times().enumerate().filter(|(_, time)| *time < known_from) {
+            let key = self.ids.key(&prepared.ids, index);
             if let Some((from, to)) = self.ids.unknown(&key, time, self.watermark) {
+                let row = &prepared.rows.rows()[index];
+                let tenant_id = prepared.rows.text(row.tenant_id).into();
                 prepared.asked.push(index as u32);
-                questions.push(IdLookup {
-                    partition: self.partition,
-                    tenant_id: tenant_id.into(),
-                    event_id: row.event_id,
-                    from,
-                    to,
-                });
+                questions.push(IdLookup { partition: self.partition, tenant_id, event_id: row.event_id, from, to });
             }
         }
         questions
@@ -153,16 +147,19 @@ impl AdmitEngine {
     /// be used after that.
     pub fn apply(&mut self, prepared: Prepared, answers: &[Vec<Timestamp>]) -> Result<Admitted> {
         self.check(&prepared, answers)?;
-        let Prepared { records, dead, quarantined, mut rows, tenants, asked, ingestion_time, .. } = prepared;
+        let Prepared { records, dead, quarantined, mut rows, ids, asked, ingestion_time, .. } = prepared;
         let lateness = self.config.rules.lateness_ms;
-        let valid = rows.rows.len();
         let mut asked = asked.iter().zip(answers).peekable();
+        let mut keys = Vec::with_capacity(KEYS_AT_ONCE);
         let mut kept = 0;
-        for (index, tenant) in tenants.into_iter().enumerate() {
-            let row = &rows.rows[index];
-            let time = row.event_timestamp;
-            let tenant_id = rows.text(row.tenant_id);
-            let key = self.ids.key(tenant, tenant_id, row.event_id);
+        for (index, time) in ids.times().enumerate() {
+            if index % KEYS_AT_ONCE == 0 {
+                self.ids.keys(&ids, index..ids.len().min(index + KEYS_AT_ONCE), &mut keys);
+            }
+            let mut key = keys[index % KEYS_AT_ONCE];
+            if key.is_unseen() {
+                key = self.ids.key(&ids, index);
+            }
             let answer: &[Timestamp] = asked.next_if(|(at, _)| **at as usize == index).map_or(&[], |(_, times)| times);
             let known = match self.watermark {
                 Some(watermark) if time < watermark => self.ids.has_at(&key, time) || answer.contains(&time),
@@ -174,9 +171,9 @@ impl AdmitEngine {
             if known {
                 continue;
             }
-            let watermark = self.watermark.max(Some(time.plus_millis(-lateness)));
-            self.watermark = watermark;
-            self.ids.accept(key, tenant, tenant_id, time, watermark.unwrap_or(time));
+            let watermark = self.watermark.unwrap_or(Timestamp::MIN).max(time.plus_millis(-lateness));
+            self.watermark = Some(watermark);
+            self.ids.accept(&ids, index, key, watermark);
             if kept != index {
                 rows.rows[kept] = rows.rows[index];
             }
@@ -187,7 +184,7 @@ impl AdmitEngine {
             read: records.len() as u64,
             dead_lettered: dead.len() as u64,
             accepted: kept as u64,
-            duplicates: (valid - kept) as u64,
+            duplicates: (ids.len() - kept) as u64,
             quarantined: quarantined.len() as u64,
         };
         if !self.counts.balanced() {

@@ -145,12 +145,12 @@ impl Conditions {
             || (ratio > rules.spike_ratio && at_least(state.attempted, rules.spike_min_percent, state.limit))
     }
 
-    /// Raises abuse where the minute shows it. `preceding` are the totals of the five minutes before that have events.
-    /// Answers whether it is new.
-    pub(crate) fn abuse(&self, state: &mut UsageState, preceding: impl IntoIterator<Item = i64>) -> bool {
+    /// The abuse that a minute shows, if it does and was not raised before. `preceding` are the totals of those of the
+    /// five minutes before it that have events.
+    pub(crate) fn abuse(&self, state: &UsageState, preceding: impl IntoIterator<Item = i64>) -> Option<Raised> {
         let rules = &self.rules;
         if state.total < rules.abuse_min_requests || raised(state, AlertType::AbuseDetected) {
-            return false;
+            return None;
         }
         let (minutes, sum) =
             preceding.into_iter().fold((0, 0i64), |(n, sum), total| (n + 1, sum.saturating_add(total)));
@@ -164,12 +164,12 @@ impl Conditions {
         let risk = self.risk(state, spike_ratio);
         let high = risk >= rules.high_risk;
         if !spike && !high {
-            return false;
+            return None;
         }
         let critical = high || state.attempted > state.limit;
         let severity = if critical { Severity::Critical } else { Severity::Warning };
-        let reasons = u8::from(high) * HIGH_RISK | u8::from(spike) * VELOCITY_SPIKE;
-        raise(state, Raised { alert_type: AlertType::AbuseDetected, severity, late: false, reasons, risk, spike_ratio })
+        let reasons = (u8::from(high) * HIGH_RISK) | (u8::from(spike) * VELOCITY_SPIKE);
+        Some(Raised { alert_type: AlertType::AbuseDetected, severity, late: false, reasons, risk, spike_ratio })
     }
 
     /// The chance that at least one of four independent signs is right ("noisy or": Pearl, Probabilistic Reasoning in
@@ -195,7 +195,7 @@ fn raised(state: &UsageState, alert_type: AlertType) -> bool {
 }
 
 /// Keeps an alert, unless one of its type was raised before. Answers whether it is new.
-fn raise(state: &mut UsageState, alert: Raised) -> bool {
+pub(crate) fn raise(state: &mut UsageState, alert: Raised) -> bool {
     let place = state.raised.binary_search_by_key(&alert.alert_type, |raised| raised.alert_type);
     if let Err(at) = place {
         state.raised.insert(at, alert);

@@ -4,14 +4,14 @@ mod filter;
 mod tenants;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use hashbrown::HashTable;
 use uuid::Uuid;
 
 use crate::time::Timestamp;
 use filter::Filters;
-use tenants::Tenants;
-pub(crate) use tenants::tenant_hash;
+use tenants::{Tenants, tenant_hash};
 
 /// How much an [`AdmitEngine`](crate::AdmitEngine) remembers by itself. No limit changes a verdict; what is beyond one
 /// is asked of the lake.
@@ -34,12 +34,73 @@ impl Default for AdmitLimits {
 /// The number of no tenant.
 const UNSEEN: u32 = u32::MAX;
 
+/// The ids and times of a batch's events, packed: a pass over them reads little memory, and that in order.
+#[derive(Debug, Default)]
+pub(crate) struct BatchIds {
+    ids: Vec<BatchId>,
+    /// The tenants' names, one after the other.
+    names: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BatchId {
+    hash: u64,
+    id: [u64; 2],
+    tenant_hash: u64,
+    /// Where its tenant's name ends.
+    name_end: usize,
+    time: Timestamp,
+}
+
+impl BatchIds {
+    /// For a batch of about that many events.
+    pub(crate) fn with_capacity(events: usize) -> Self {
+        Self { ids: Vec::with_capacity(events), names: Vec::with_capacity(16 * events) }
+    }
+
+    /// Adds an event.
+    pub(crate) fn push(&mut self, tenant_id: &str, event_id: Uuid, time: Timestamp) {
+        let (high, low) = event_id.as_u64_pair();
+        let (id, tenant_hash) = ([high, low], tenant_hash(tenant_id));
+        self.names.extend_from_slice(tenant_id.as_bytes());
+        let hash = key_hash(tenant_hash, id);
+        self.ids.push(BatchId { hash, id, tenant_hash, name_end: self.names.len(), time });
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The event time of each.
+    pub(crate) fn times(&self) -> impl ExactSizeIterator<Item = Timestamp> {
+        self.ids.iter().map(|id| id.time)
+    }
+
+    /// The memory held, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.ids.len() * size_of::<BatchId>() + self.names.len()
+    }
+
+    fn name(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ids[index - 1].name_end };
+        &self.names[start..self.ids[index].name_end]
+    }
+}
+
 /// What two events must share to be duplicates.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Key {
     hash: u64,
     id: [u64; 2],
     tenant: u32,
+}
+
+impl Key {
+    /// Whether nothing was ever accepted from its tenant, as far as memory knows.
+    pub(crate) fn is_unseen(&self) -> bool {
+        self.tenant == UNSEEN
+    }
 }
 
 /// An id in the table: 24 bytes.
@@ -111,12 +172,21 @@ impl IdMemory {
         }
     }
 
-    /// The key of an event, which may be of a tenant never accepted from.
-    pub(crate) fn key(&self, tenant_hash: u64, tenant_id: &str, event_id: Uuid) -> Key {
-        let (high, low) = event_id.as_u64_pair();
-        let id = [high, low];
-        let tenant = self.tenants.get(tenant_hash, tenant_id).unwrap_or(UNSEEN);
-        Key { hash: key_hash(tenant_hash, id), id, tenant }
+    /// The key of an event, which may be of a tenant never accepted from. Holds until [`IdMemory::end_batch`], or until
+    /// an event of such a tenant is accepted.
+    pub(crate) fn key(&self, batch: &BatchIds, index: usize) -> Key {
+        let BatchId { hash, id, tenant_hash, .. } = batch.ids[index];
+        let tenant = self.tenants.get(tenant_hash, batch.name(index)).unwrap_or(UNSEEN);
+        Key { hash, id, tenant }
+    }
+
+    /// The keys of some events. Brings what is asked about them next into the processor's caches: where each question
+    /// would wait for memory by itself, these loops wait for many at a time.
+    pub(crate) fn keys(&self, batch: &BatchIds, indices: Range<usize>, keys: &mut Vec<Key>) {
+        keys.clear();
+        keys.extend(indices.map(|index| self.key(batch, index)));
+        let found = keys.iter().filter(|key| self.table.find(key.hash, |e| e.id == key.id).is_some());
+        std::hint::black_box(found.count());
     }
 
     /// Whether exact memory has an accepted event with the key and a time not before `watermark`.
@@ -164,33 +234,35 @@ impl IdMemory {
     }
 
     /// Remembers an accepted event. `watermark` is that after it.
-    pub(crate) fn accept(
-        &mut self,
-        key: Key,
-        tenant_hash: u64,
-        tenant_id: &str,
-        time: Timestamp,
-        watermark: Timestamp,
-    ) {
+    pub(crate) fn accept(&mut self, batch: &BatchIds, index: usize, key: Key, watermark: Timestamp) {
         let base = *self.base.get_or_insert(watermark);
-        let tenant = if key.tenant == UNSEEN { self.tenants.intern(tenant_hash, tenant_id) } else { key.tenant };
-        let id = Id { id: key.id, tenant, time };
-        if time < base && time >= self.covered {
-            self.filters.insert(time, base, key.hash);
+        let id = self.id(batch, index, key);
+        if id.time < base && id.time >= self.covered {
+            self.filters.insert(id.time, base, key.hash);
         }
         self.place(key.hash, id);
+        if self.accepted.is_empty() {
+            self.accepted.reserve_exact(batch.len());
+        }
         self.accepted.push(id);
     }
 
-    /// Remembers an accepted event whose row is in the lake; those before the watermark that memory began with are not
+    /// Remembers accepted events whose rows are in the lake; those before the watermark that memory began with are not
     /// needed.
-    pub(crate) fn remember(&mut self, tenant_id: &str, event_id: Uuid, time: Timestamp) {
-        if self.base.is_some_and(|base| time >= base) {
-            let tenant_hash = tenant_hash(tenant_id);
-            let key = self.key(tenant_hash, tenant_id, event_id);
-            let tenant = if key.tenant == UNSEEN { self.tenants.intern(tenant_hash, tenant_id) } else { key.tenant };
-            self.place(key.hash, Id { id: key.id, tenant, time });
+    pub(crate) fn remember(&mut self, batch: &BatchIds) {
+        for (index, time) in batch.times().enumerate() {
+            if self.base.is_some_and(|base| time >= base) {
+                let key = self.key(batch, index);
+                let id = self.id(batch, index, key);
+                self.place(key.hash, id);
+            }
         }
+    }
+
+    fn id(&mut self, batch: &BatchIds, index: usize, key: Key) -> Id {
+        let BatchId { id, tenant_hash, time, .. } = batch.ids[index];
+        let tenant = if key.is_unseen() { self.tenants.intern(tenant_hash, batch.name(index)) } else { key.tenant };
+        Id { id, tenant, time }
     }
 
     /// Tells that the lake shows the rows below `position`.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::plan::Terms;
+use crate::plan::{Terms, Valid};
+use crate::time::Timestamp;
 
 /// The tenants of a partition that have rows in memory. An id is given to another tenant once no row uses it.
 #[derive(Debug, Default)]
@@ -23,15 +24,7 @@ struct Tenant {
     name: Arc<str>,
     rows: u32,
     /// Terms by plan, as last looked up.
-    terms: Vec<(u32, CachedTerms)>,
-}
-
-/// Terms, and the event times in milliseconds, `from ≤ time < until`, for which they hold.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct CachedTerms {
-    pub(crate) terms: Terms,
-    pub(crate) from: i64,
-    pub(crate) until: i64,
+    terms: Vec<(u32, Valid<Terms>)>,
 }
 
 impl Tenants {
@@ -106,22 +99,22 @@ impl Tenants {
         &mut self,
         id: u32,
         plan: u32,
-        time: i64,
-        look_up: impl FnOnce(&str) -> Option<CachedTerms>,
+        time: Timestamp,
+        look_up: impl FnOnce(&str) -> Option<Valid<Terms>>,
     ) -> Option<Terms> {
         let tenant = &mut self.slots[id as usize];
         let at = tenant.terms.iter().position(|(other, _)| *other == plan);
         if let Some((_, cached)) = at.map(|at| &tenant.terms[at])
-            && (cached.from..cached.until).contains(&time)
+            && cached.contains(time)
         {
-            return Some(cached.terms);
+            return Some(cached.value);
         }
         let found = look_up(&tenant.name)?;
         match at {
             Some(at) => tenant.terms[at].1 = found,
             None => tenant.terms.push((plan, found)),
         }
-        Some(found.terms)
+        Some(found.value)
     }
 
     /// Drops all terms at hand.
@@ -132,7 +125,7 @@ impl Tenants {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Tenant>()
             + self.ids.capacity() * size_of::<(u64, u32)>()
-            + self.slots.len() * (size_of::<(u32, CachedTerms)>() + 2 * size_of::<usize>())
+            + self.slots.len() * (size_of::<(u32, Valid<Terms>)>() + 2 * size_of::<usize>())
             + self.name_bytes
     }
 }

@@ -181,14 +181,15 @@ impl<G: Group> GoldTable<G> {
         self.slots[slot].groups.get(&tenant).map(|slot| &slot.group)
     }
 
-    /// Changes the group of a key; a new one is made where there is none.
+    /// Changes the group of a key; a new one is made where there is none. `change` is also told whether the group is
+    /// held, see [`GoldTable::hold`].
     pub(crate) fn change<T>(
         &mut self,
         tenants: &mut Tenants,
         (window, tenant): (i64, u32),
         now: u64,
         new: impl FnOnce() -> G,
-        change: impl FnOnce(&mut G) -> T,
+        change: impl FnOnce(&mut G, bool) -> T,
     ) -> T {
         let at = self.window(window);
         let window = &mut self.slots[at];
@@ -206,7 +207,7 @@ impl<G: Group> GoldTable<G> {
                 place.insert(Box::new(Slot { group: new(), changed: false, held: false }))
             }
         };
-        let answer = change(&mut slot.group);
+        let answer = change(&mut slot.group, slot.held);
         let after = slot.group.heap_bytes();
         self.bytes = self.bytes + added + after - before;
         if slot.changed {
@@ -624,8 +625,9 @@ impl<G: Group> GoldTable<G> {
     }
 }
 
-/// Cuts groups of these sizes into ranges of at most `most` rows; a larger group is one by itself. At the growing end of a date all but the last are filled, for what comes
-/// goes behind them; elsewhere they are of equal size, for what comes goes anywhere.
+/// Cuts groups of these sizes into ranges of at most `most` rows; a larger group is one by itself. At the growing end
+/// of a date all but the last are filled, for what comes goes behind them; elsewhere they are of equal size, for what
+/// comes goes anywhere.
 fn split(sizes: &[usize], most: usize, growing: bool) -> Vec<std::ops::Range<usize>> {
     let total: usize = sizes.iter().sum();
     let most = if growing { most } else { total.div_ceil(total.div_ceil(most).max(1)) };

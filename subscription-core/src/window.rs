@@ -389,7 +389,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::alert::Conditions;
+    use crate::alert::{Conditions, raise};
     use crate::rules::AlertRules;
     use crate::sketch;
 
@@ -424,7 +424,9 @@ mod tests {
         for sample in samples {
             state.add(&sample, 60);
             conditions.limits(&mut state, WindowKind::Minute, sample.late);
-            conditions.abuse(&mut state, preceding.iter().copied());
+            if let Some(abuse) = conditions.abuse(&state, preceding.iter().copied()) {
+                raise(&mut state, abuse);
+            }
         }
         state
     }

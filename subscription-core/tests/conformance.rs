@@ -1,5 +1,7 @@
 //! The plug-ins in memory pass the suites, and the wrappers fail when they are told to.
 
+use std::sync::Arc;
+
 use subscription_core::testkit::conformance;
 use subscription_core::testkit::faults::{ANY, Fault, Faults, FaultyAlertSink, FaultySink, FaultySource, FaultyStore};
 use subscription_core::testkit::{block_on, samples};
@@ -127,4 +129,70 @@ fn a_source_that_fails_loses_nothing() {
         }
         assert_eq!(delivered, [100, 100]);
     }
+}
+
+/// What breaks the caller's side of the contract is refused, and changes nothing.
+#[test]
+fn memory_store_is_strict() {
+    let table = Table::UsageHour;
+    let range =
+        |tenants: &[&str], replaces: &[RangeId]| samples::range(table, 0, samples::SAMPLE_TIME, tenants, replaces);
+    let commit = |from: u64, to: u64, counters: &[(Counter, i64)], ranges: &[RangeWrite]| {
+        let spans = vec![TableSpan { partition: 0, from, to, counters: counters.to_vec() }];
+        let tables = vec![TableCommit { table, spans }];
+        Arc::new(Commit { topic: "usage".into(), tables, admitted: Vec::new(), ranges: ranges.to_vec() })
+    };
+    let store = MemoryStore::new();
+    let first = commit(0, 10, &[(Counter::Read, 5)], &[range(&["b", "d"], &[])]);
+    let ids = block_on(store.commit(first)).unwrap().ranges;
+    let before = block_on(store.state("usage", &[0])).unwrap();
+    let good = range(&["b", "c"], &ids);
+    let unsorted = match (&range(&["b", "c"], &ids).rows, range(&["b", "c"], &ids)) {
+        (GoldRows::Usage(rows), write) => {
+            let rows = vec![rows[0].clone(), rows[1].clone(), rows[0].clone(), rows[1].clone()];
+            RangeWrite { rows: GoldRows::Usage(rows), ..write }
+        }
+        _ => unreachable!("usage rows"),
+    };
+    let second_day = samples::range(table, 0, samples::SAMPLE_TIME.plus_millis(86_400_000), &["b"], &ids);
+    let two_days = match (good.rows.clone(), second_day.rows.clone()) {
+        (GoldRows::Usage(first), GoldRows::Usage(second)) => RangeWrite {
+            rows: GoldRows::Usage([first, second].concat()),
+            last: second_day.last.clone(),
+            ..good.clone()
+        },
+        _ => unreachable!("usage rows"),
+    };
+    let no_rows = RangeWrite { rows: GoldRows::Usage(Vec::new()), ..good.clone() };
+    let other_rows = RangeWrite { rows: GoldRows::Alerts(Vec::new()), ..good.clone() };
+    let elsewhere = RangeWrite { partition: 1, ..good.clone() };
+    let unknown = range(&["b", "c"], &[RangeId("nowhere".into())]);
+    for (why, broken) in [
+        ("overlap", commit(10, 20, &[], &[range(&["a", "c"], &[])])),
+        ("unsorted", commit(10, 20, &[], &[unsorted])),
+        ("two dates", commit(10, 20, &[], &[two_days])),
+        ("no rows", commit(10, 20, &[], &[no_rows])),
+        ("rows of alerts", commit(10, 20, &[], &[other_rows])),
+        ("a partition that is not moved", commit(10, 20, &[], &[elsewhere])),
+        ("an unknown range replaced", commit(10, 20, &[], &[unknown])),
+        ("a counter that goes back", commit(10, 20, &[(Counter::Read, 4)], &[])),
+        ("a span backwards", commit(10, 9, &[], &[])),
+    ] {
+        let error = block_on(store.commit(broken)).expect_err(why);
+        assert_eq!(error.kind(), ErrorKind::Invariant, "{why}: {error}");
+        assert_eq!(block_on(store.state("usage", &[0])).unwrap(), before, "{why}");
+    }
+    block_on(store.commit(commit(10, 20, &[(Counter::Read, 5)], &[good]))).unwrap();
+}
+
+/// A fork begins as the lake is, and goes its own way.
+#[test]
+fn forks_are_apart() {
+    let store = MemoryStore::new();
+    block_on(store.commit(commit().into())).unwrap();
+    let fork = store.fork();
+    assert_eq!(fork.tables("usage"), store.tables("usage"));
+    let settings = Settings { version: 1, json: "{}".into() };
+    block_on(fork.put_settings(settings)).unwrap();
+    assert_eq!(block_on(store.settings()).unwrap(), None);
 }

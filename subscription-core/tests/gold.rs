@@ -17,7 +17,7 @@ fn rows_of(rules: &Rules, events: &[Event]) -> (Rows, Vec<AlertRow>) {
     (lake.rows(), raised)
 }
 
-fn alert<'a>(rows: &'a [AlertRow], alert_type: AlertType, kind: WindowKind) -> Option<&'a AlertRow> {
+fn alert(rows: &[AlertRow], alert_type: AlertType, kind: WindowKind) -> Option<&AlertRow> {
     let mut found = rows.iter().filter(|row| row.alert_type == alert_type && row.window_kind == kind);
     let first = found.next();
     assert!(found.next().is_none(), "one alert of a type in these examples");
@@ -517,7 +517,8 @@ mod naive {
             same(kind, row, sums);
         }
 
-        let mut endpoints: BTreeMap<(i64, &str, &str, &str, &str), (i64, i128)> = BTreeMap::new();
+        type EndpointKey<'a> = (i64, &'a str, &'a str, &'a str, &'a str);
+        let mut endpoints: BTreeMap<EndpointKey<'_>, (i64, i128)> = BTreeMap::new();
         let mut known: BTreeMap<(i64, &str), BTreeSet<&str>> = BTreeMap::new();
         let mut cost: BTreeMap<(i64, &str), i128> = BTreeMap::new();
         for event in events {

@@ -271,8 +271,10 @@ mod tests {
 
     use super::*;
 
-    fn watched(base: &FsPath) -> (DurableStore, Arc<Mutex<Vec<(Step, PathBuf)>>>) {
-        let steps = Arc::new(Mutex::new(Vec::new()));
+    type Steps = Arc<Mutex<Vec<(Step, PathBuf)>>>;
+
+    fn watched(base: &FsPath) -> (DurableStore, Steps) {
+        let steps = Steps::default();
         let seen = steps.clone();
         let store =
             DurableStore::new(base).watched(move |step, path| seen.lock().unwrap().push((step, path.to_owned())));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::EngineConfig;
-use crate::dedup::tenant_hash;
+use crate::dedup::BatchIds;
 use crate::event::ApiUsageEvent;
 use crate::record::{MAX_PAYLOAD_BYTES, Record, RecordBatch, Text};
 use crate::rows::{DeadLetter, EventBatch, EventRow, Quarantined};
@@ -20,8 +20,8 @@ pub struct Prepared {
     pub(super) quarantined: Vec<Quarantined>,
     /// The valid events, of which the duplicates are still to be taken out.
     pub(super) rows: EventBatch,
-    /// The hash of each row's tenant.
-    pub(super) tenants: Vec<u64>,
+    /// The key and time of each row.
+    pub(super) ids: BatchIds,
     /// The greatest record timestamp.
     pub(super) ingestion_time: Option<Timestamp>,
     /// The rows that the lake is asked about, by rising index, and the engine's position when that was found out.
@@ -31,7 +31,8 @@ pub struct Prepared {
 
 impl Prepared {
     pub(super) fn new(config: &EngineConfig, records: RecordBatch) -> Self {
-        let (mut dead, mut quarantined, mut tenants) = (Vec::new(), Vec::new(), Vec::with_capacity(records.len()));
+        let (mut dead, mut quarantined) = (Vec::new(), Vec::new());
+        let mut ids = BatchIds::with_capacity(records.len());
         let mut rows = RowsBuilder::new(&records);
         let routing = config.routing.filter(|n| *n > 0).map(|n| (records.partition(), n));
         let mut ingestion_time = None;
@@ -46,7 +47,7 @@ impl Prepared {
                 Judged::Valid(event) => {
                     let errors = check_business(&event, record.timestamp(), &config.rules, &config.catalog, routing);
                     if errors.is_empty() {
-                        tenants.push(tenant_hash(&event.tenant_id));
+                        ids.push(&event.tenant_id, event.event_id, event.event_timestamp);
                         rows.push(&record, &event, config.rules.lateness_ms);
                     } else {
                         let event_id = given_event_id(&record, &event);
@@ -57,7 +58,7 @@ impl Prepared {
             }
         }
         let rows = rows.finish();
-        Self { records, dead, quarantined, rows, tenants, ingestion_time, asked: Vec::new(), asked_at: None }
+        Self { records, dead, quarantined, rows, ids, ingestion_time, asked: Vec::new(), asked_at: None }
     }
 
     /// The records.
@@ -67,7 +68,7 @@ impl Prepared {
 
     /// The memory that the batch holds, in bytes, without that of its records.
     pub fn memory(&self) -> usize {
-        self.rows.memory() + self.tenants.len() * size_of::<u64>()
+        self.rows.memory() + self.ids.bytes()
     }
 }
 

@@ -10,43 +10,49 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
 
 /// The hash of a tenant's name in this process.
-pub(crate) fn tenant_hash(name: &str) -> u64 {
+pub(super) fn tenant_hash(name: &str) -> u64 {
     xxh3_64_with_seed(name.as_bytes(), *SEED)
 }
 
 /// The tenants seen, numbered from 0.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tenants {
-    numbers: HashTable<u32>,
+    table: HashTable<Tenant>,
+    /// The hash of each, by number.
     hashes: Vec<u64>,
-    /// Where each name ends in `names`.
-    ends: Vec<usize>,
-    names: String,
+    names: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Tenant {
+    hash: u64,
+    /// The place of its name in `names`.
+    start: usize,
+    len: u32,
+    number: u32,
 }
 
 impl Tenants {
-    fn name(&self, number: u32) -> &str {
-        let number = number as usize;
-        let start = if number == 0 { 0 } else { self.ends[number - 1] };
-        &self.names[start..self.ends[number]]
+    fn name(&self, tenant: &Tenant) -> &[u8] {
+        &self.names[tenant.start..tenant.start + tenant.len as usize]
     }
 
     /// The number of a tenant that was seen.
-    pub(super) fn get(&self, hash: u64, name: &str) -> Option<u32> {
-        self.numbers.find(hash, |n| self.hashes[*n as usize] == hash && self.name(*n) == name).copied()
+    pub(super) fn get(&self, hash: u64, name: &[u8]) -> Option<u32> {
+        self.table.find(hash, |tenant| tenant.hash == hash && self.name(tenant) == name).map(|tenant| tenant.number)
     }
 
     /// The number of a tenant, a new one if it was not seen.
-    pub(super) fn intern(&mut self, hash: u64, name: &str) -> u32 {
+    pub(super) fn intern(&mut self, hash: u64, name: &[u8]) -> u32 {
         if let Some(number) = self.get(hash, name) {
             return number;
         }
         // More than 2^32 names do not fit in memory.
         let number = self.hashes.len() as u32;
+        let tenant = Tenant { hash, start: self.names.len(), len: name.len() as u32, number };
         self.hashes.push(hash);
-        self.names.push_str(name);
-        self.ends.push(self.names.len());
-        self.numbers.insert_unique(hash, number, |n| self.hashes[*n as usize]);
+        self.names.extend_from_slice(name);
+        self.table.insert_unique(hash, tenant, |tenant| tenant.hash);
         number
     }
 
@@ -63,16 +69,15 @@ impl Tenants {
     /// Forgets the tenants that are not `used`, and answers the new numbers of the others.
     pub(super) fn retain(&mut self, used: &[bool]) -> Vec<u32> {
         let old = std::mem::take(self);
-        (0..old.len() as u32)
-            .map(|n| if used[n as usize] { self.intern(old.hash(n), old.name(n)) } else { u32::MAX })
-            .collect()
+        let mut numbers = vec![u32::MAX; old.len()];
+        for tenant in old.table.iter().filter(|tenant| used[tenant.number as usize]) {
+            numbers[tenant.number as usize] = self.intern(tenant.hash, old.name(tenant));
+        }
+        numbers
     }
 
     /// The memory held, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.numbers.allocation_size()
-            + self.hashes.capacity() * size_of::<u64>()
-            + self.ends.capacity() * size_of::<usize>()
-            + self.names.capacity()
+        self.table.allocation_size() + self.hashes.capacity() * size_of::<u64>() + self.names.capacity()
     }
 }

@@ -33,6 +33,13 @@ impl Model {
     }
 }
 
+/// Ids, each with its tenant and time.
+fn batch(ids: impl IntoIterator<Item = (String, Uuid, Timestamp)>) -> BatchIds {
+    let mut batch = BatchIds::default();
+    ids.into_iter().for_each(|(tenant, id, time)| batch.push(&tenant, id, time));
+    batch
+}
+
 fn uuid(id: u8) -> Uuid {
     Uuid::from_u128(u128::from(id))
 }
@@ -80,20 +87,19 @@ proptest! {
             if restarts[number] {
                 visible = batch;
                 memory = IdMemory::new(limits, LATENESS, model.watermark);
-                for (_, tenant, id, time) in &model.accepted {
-                    if Some(*time) >= model.watermark {
-                        memory.remember(&name(*tenant), uuid(*id), *time);
-                    }
-                }
+                let accepted = model.accepted.iter().filter(|row| Some(row.3) >= model.watermark);
+                memory.remember(&super::tests::batch(accepted.map(|(_, t, i, at)| (name(*t), uuid(*i), *at))));
                 memory.end_batch(batch, model.watermark);
             }
             memory.visible(visible);
             let before = model.watermark;
             // What the lake shows when it is asked.
             let lake: Vec<_> = model.accepted.iter().filter(|row| row.0 < visible).copied().collect();
-            let answers: Vec<Vec<Timestamp>> = events.iter().map(|(tenant, id, minute)| {
-                let time = Timestamp::from_millis(minute * MINUTE);
-                let key = memory.key(tenant_hash(&name(*tenant)), &name(*tenant), uuid(*id));
+            let at = |minute: i64| Timestamp::from_millis(minute * MINUTE);
+            let ids = super::tests::batch(events.iter().map(|(t, i, minute)| (name(*t), uuid(*i), at(*minute))));
+            let answers: Vec<Vec<Timestamp>> = events.iter().enumerate().map(|(index, (tenant, id, minute))| {
+                let time = at(*minute);
+                let key = memory.key(&ids, index);
                 memory.unknown(&key, time, before).map_or(Vec::new(), |(from, to)| {
                     lake.iter().filter(|(_, t, i, at)| (t, i) == (tenant, id) && (from..=to).contains(at)).map(|row| row.3).collect()
                 })
@@ -101,10 +107,10 @@ proptest! {
             // Rows become visible while the answers are under way.
             visible = visible.max((batch + 1).saturating_sub(lags[number]));
             memory.visible(visible);
-            for ((tenant, id, minute), answer) in events.iter().zip(answers) {
-                let time = Timestamp::from_millis(minute * MINUTE);
+            for (index, ((tenant, id, minute), answer)) in events.iter().zip(answers).enumerate() {
+                let time = at(*minute);
                 let watermark = model.watermark.unwrap_or(Timestamp::MIN);
-                let key = memory.key(tenant_hash(&name(*tenant)), &name(*tenant), uuid(*id));
+                let key = memory.key(&ids, index);
                 let known = if time >= watermark {
                     memory.has_since(&key, watermark) || answer.iter().any(|at| *at >= watermark)
                 } else {
@@ -113,7 +119,7 @@ proptest! {
                 prop_assert_eq!(!known, model.accepts(batch, (*tenant, *id, *minute)));
                 if !known {
                     let after = model.watermark.unwrap();
-                    memory.accept(key, tenant_hash(&name(*tenant)), &name(*tenant), time, after);
+                    memory.accept(&ids, index, key, after);
                 }
             }
             memory.end_batch(batch + 1, model.watermark);
@@ -129,19 +135,18 @@ fn filters_spare_the_lake() {
     let mut memory = IdMemory::new(AdmitLimits::default(), LATENESS, None);
     let at = |minute: i64| Timestamp::from_millis(minute * MINUTE);
     let watermark = |minute: i64| at(minute).plus_millis(-LATENESS);
-    let hash = tenant_hash("acme");
     let id = |n: u64| Uuid::from_u64_pair(n, n.wrapping_mul(0x9e37_79b9));
     for minute in 0..600 {
-        for n in 0..100 {
-            let key = memory.key(hash, "acme", id(minute as u64 * 100 + n));
-            memory.accept(key, hash, "acme", at(minute), watermark(minute));
+        let ids = batch((0..100).map(|n| ("acme".to_owned(), id(minute as u64 * 100 + n), at(minute))));
+        for index in 0..ids.len() {
+            memory.accept(&ids, index, memory.key(&ids, index), watermark(minute));
         }
         memory.visible(minute as u64);
         memory.end_batch(minute as u64 + 1, Some(watermark(minute)));
     }
     assert!(memory.table.len() < 7_000 && memory.pending.len() <= 2, "{} ids held", memory.table.len());
     let asks = |n: u64, minute: i64| {
-        let key = memory.key(hash, "acme", id(n));
+        let key = memory.key(&batch([("acme".to_owned(), id(n), at(minute))]), 0);
         memory.unknown(&key, at(minute), Some(watermark(599))).is_some()
     };
     assert!((0..50_000).all(|n| asks(n, n as i64 / 100)), "a retry is asked for");
@@ -156,18 +161,17 @@ fn forgets_tenants() {
     let mut memory = IdMemory::new(AdmitLimits::default(), LATENESS, None);
     let at = |minute: i64| Timestamp::from_millis(minute * MINUTE);
     for minute in 0..300 {
-        for n in 0..100 {
-            let tenant = if n == 0 { "stays".to_owned() } else { format!("tenant-{minute}-{n}") };
-            let hash = tenant_hash(&tenant);
-            let key = memory.key(hash, &tenant, Uuid::from_u128(minute as u128));
-            memory.accept(key, hash, &tenant, at(minute), at(minute).plus_millis(-LATENESS));
+        let tenant = |n: u64| if n == 0 { "stays".to_owned() } else { format!("tenant-{minute}-{n}") };
+        let ids = batch((0..100).map(|n| (tenant(n), Uuid::from_u128(minute as u128), at(minute))));
+        for index in 0..ids.len() {
+            memory.accept(&ids, index, memory.key(&ids, index), at(minute).plus_millis(-LATENESS));
         }
         memory.visible(minute as u64);
         memory.end_batch(minute as u64 + 1, Some(at(minute).plus_millis(-LATENESS)));
     }
     assert!(memory.tenants.len() < 15_000, "{} tenants", memory.tenants.len());
     for minute in 245..300 {
-        let key = memory.key(tenant_hash("stays"), "stays", Uuid::from_u128(minute as u128));
+        let key = memory.key(&batch([("stays".to_owned(), Uuid::from_u128(minute as u128), at(minute))]), 0);
         assert!(memory.has_at(&key, at(minute)), "minute {minute}");
     }
 }

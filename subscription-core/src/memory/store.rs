@@ -186,10 +186,10 @@ impl Partition {
 
     /// Puts `writes` in place of what they replace, or says what is wrong with them.
     fn replace(&mut self, writes: &[(RangeId, &RangeWrite)]) -> Result<(), String> {
-        for id in writes.iter().flat_map(|(_, write)| &write.replaces) {
-            let table = writes[0].1.table;
-            if self.ranges.get(id).is_some_and(|range| range.table != table) {
-                return Err(format!("range {} is of another table", id.0));
+        for (_, write) in writes {
+            let known = |id: &&RangeId| self.ranges.get(*id).is_some_and(|range| range.table == write.table);
+            if let Some(id) = write.replaces.iter().find(|id| !known(id)) {
+                return Err(format!("no range {} to replace", id.0));
             }
         }
         for id in writes.iter().flat_map(|(_, write)| &write.replaces) {

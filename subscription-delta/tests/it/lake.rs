@@ -81,7 +81,7 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
     for (write, id) in first.ranges.iter().zip(&written.ranges) {
         let found = state.ranges.iter().find(|range| range.id == *id).unwrap();
         assert_eq!((&found.first, &found.last, found.rows), (&write.first, &write.last, write.rows.len() as u32));
-        let rows = other.load(TOPIC, &[found.clone()]).await.unwrap().remove(0);
+        let rows = other.load(TOPIC, std::slice::from_ref(found)).await.unwrap().remove(0);
         assert_eq!(rows, write.rows);
     }
 
@@ -89,8 +89,8 @@ async fn gold_rows_come_back_and_ranges_are_replaced() {
     let mut second = commit(&[Table::UsageMinute], &[(1, 10, 20)], &[]);
     let old = written.ranges[0].clone();
     second.ranges = vec![
-        range(Table::UsageMinute, 1, &[(0, "a")], 50, &[old.clone()]),
-        range(Table::UsageMinute, 1, &[(0, "b/c"), (1, "a")], 60, &[old.clone()]),
+        range(Table::UsageMinute, 1, &[(0, "a")], 50, std::slice::from_ref(&old)),
+        range(Table::UsageMinute, 1, &[(0, "b/c"), (1, "a")], 60, std::slice::from_ref(&old)),
     ];
     let replaced = other.commit(second.clone().into()).await.unwrap();
     let state = lake.state(TOPIC, &[1]).await.unwrap().remove(0);

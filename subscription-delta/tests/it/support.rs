@@ -95,7 +95,7 @@ pub(crate) fn admitted(partition: u32, from: u64, to: u64) -> Arc<Admitted> {
 }
 
 fn event(events: &mut subscription_core::EventBatchBuilder, partition: u32, offset: u64, time: Timestamp) -> EventRow {
-    let some = offset % 2 == 0;
+    let some = offset.is_multiple_of(2);
     let mut opt = |name: &str| some.then(|| events.text(&format!("{name}-{offset}-ü")));
     let optional = [
         opt("schema_version"),
