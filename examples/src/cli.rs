@@ -79,7 +79,7 @@ struct Show {
     #[arg(long, value_enum, default_value_t)]
     format: ShowFormat,
 
-    /// Columns, in the table's order [default: all but `state`]
+    /// Columns, in this order [default: all but `state`]
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     columns: Option<Vec<String>>,
 }

@@ -72,7 +72,10 @@ impl<T> At<T> for subscription_core::Result<T> {
     }
 
     fn at_input(self) -> Outcome<T> {
-        self.map_err(|error| Failure { exit: general(&error).unwrap_or(Exit::Input), error })
+        self.map_err(|error| {
+            let exit = if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Input };
+            Failure { exit: general(&error).unwrap_or(exit), error }
+        })
     }
 
     fn at_lake(self) -> Outcome<T> {
@@ -154,6 +157,7 @@ mod tests {
         assert_eq!(exit(failure(ErrorKind::Invariant).at_lake()), Exit::Broken);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_lake()), Exit::Lake);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_input()), Exit::Input);
+        assert_eq!(exit(failure(ErrorKind::Configuration).at_input()), Exit::Usage);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_usage()), Exit::Usage);
     }
 }

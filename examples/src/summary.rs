@@ -375,17 +375,12 @@ fn section_tables(page: &mut String, summary: &Summary) {
 
 /// Rows, files and bytes of each table.
 pub(crate) fn table_columns(tables: &[TableSummary]) -> String {
-    let rows: Vec<_> = tables
-        .iter()
-        .map(|table| {
-            let (version, files) = (count(table.version), count(table.files));
-            let row =
-                [table.table, &count(table.rows), "rows", "version", &version, &files, "files", &bytes(table.bytes)];
-            row.map(str::to_owned).to_vec()
-        })
-        .collect();
-    use Align::{Left, Right};
-    columns(&[Left, Right, Left, Left, Right, Right, Left, Right], &rows)
+    let mut rows = vec![["table", "rows", "version", "files", "bytes"].map(str::to_owned).to_vec()];
+    rows.extend(tables.iter().map(|table| {
+        let (version, files) = (count(table.version), count(table.files));
+        vec![table.table.to_owned(), count(table.rows), version, files, bytes(table.bytes)]
+    }));
+    columns(&[Align::Left, Align::Right, Align::Right, Align::Right, Align::Right], &rows)
 }
 
 /// A path as a shell takes it.

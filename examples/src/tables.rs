@@ -101,10 +101,11 @@ mod tests {
             page.render(),
             "\
 Tables in /lake
-  dead_letter        1,000  rows  version  3  2  files  2.0 KiB
-  bronze_api_usage   1,000  rows  version  3  2  files  2.0 KiB
-  quarantine_silver  1,000  rows  version  3  2  files  2.0 KiB
-  tenant_usage_1min  1,000  rows  version  3  2  files  2.0 KiB
+  table               rows  version  files    bytes
+  dead_letter        1,000        3      2  2.0 KiB
+  bronze_api_usage   1,000        3      2  2.0 KiB
+  quarantine_silver  1,000        3      2  2.0 KiB
+  tenant_usage_1min  1,000        3      2  2.0 KiB
 
 Positions
   dead_letter … bronze_api_usage  file           0:2,000  1:2,000

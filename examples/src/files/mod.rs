@@ -139,15 +139,15 @@ impl FileSource {
     /// # Errors
     /// Where an input is missing, a folder or not readable, and where `-` is given twice or there are no partitions.
     pub fn open(inputs: Vec<Input>, options: FileOptions) -> Result<Self> {
-        let wrong = |message: &str| Err(Error::new(ErrorKind::Configuration, message));
+        let wrong = |message: &str, help: &str| Err(Error::new(ErrorKind::Configuration, message).with_help(help));
         if options.partitions == 0 {
-            return wrong("a topic has at least one partition");
+            return wrong("a topic has at least one partition", "give a number from 1 on, such as 8");
         }
         if inputs.is_empty() {
-            return wrong("there is no input");
+            return wrong("there is no input", "name at least one file, or - for standard input");
         }
         if inputs.iter().filter(|input| **input == Input::Stdin).count() > 1 {
-            return wrong("standard input can be read once only");
+            return wrong("standard input can be read once only", "give - once");
         }
         let sizes = inputs.iter().map(read::check).collect::<Result<Vec<_>>>()?;
         let total = sizes.into_iter().sum();

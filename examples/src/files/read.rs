@@ -91,7 +91,7 @@ pub(super) fn check(input: &Input) -> Result<Option<u64>> {
     let Input::File(path) = input else { return Ok(None) };
     let metadata = std::fs::metadata(path).map_err(|error| not_opened(input, error))?;
     if metadata.is_dir() {
-        return Err(Error::new(ErrorKind::Configuration, "input is a folder")
+        return Err(Error::new(ErrorKind::Other, "input is a folder")
             .with("input", input)
             .with_help(format!("name the files in it: --input {}", path.join("*").display())));
     }
@@ -161,12 +161,9 @@ fn decompress(input: &Input, mut raw: impl Read + 'static, done: &Arc<AtomicU64>
     raw.by_ref().take(6).read_to_end(&mut magic).map_err(|error| broken(input, error))?;
     let other = [(&b"BZh"[..], "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"PK\x03\x04", "zip")];
     if let Some((_, name)) = other.into_iter().find(|(start, _)| magic.starts_with(start)) {
-        return Err(Error::new(
-            ErrorKind::Configuration,
-            format!("input is compressed with {name}, which is not read here"),
-        )
-        .with("input", input)
-        .with_help("decompress it first, or pipe it in: ... | pipeline run --input -"));
+        return Err(Error::new(ErrorKind::Other, format!("input is compressed with {name}, which is not read here"))
+            .with("input", input)
+            .with_help("decompress it first, or pipe it in: ... | pipeline run --input -"));
     }
     let gzip = magic.starts_with(b"\x1f\x8b");
     // Frames that hold no data, as pzstd writes them, may come first.

@@ -111,16 +111,25 @@ Bill of 2026-02
   pro     1  tenants  7,117,456.5  units  2,849.38  USD
   total  31  tenants  7,123,456.5  units  2,849.38  USD
   2026-01 before: 2,100 requests, 0.125 USD
+
+Tables in /tmp/my lake
+  table                   rows  version  files      bytes
+  dead_letter               12        8      1      700 B
+  bronze_api_usage       9,988        8      2    2.7 KiB
+  quarantine_silver         88        8      3   10.9 KiB
+  silver_api_usage       9,700        8      4   43.8 KiB
+  tenant_usage_1min      4,100        8      5  175.0 KiB
+  tenant_usage_hourly      900        8      6  700.0 KiB
+  endpoint_usage_hourly  2,222        8      7    2.7 MiB
+  tenant_usage_monthly      31        8      8   10.9 MiB
+  enforcement_alerts        55        8      9   43.8 MiB
+
+Look further
+  pipeline show tenant_usage_hourly --lake '/tmp/my lake' --limit 20
+  pipeline verify --lake '/tmp/my lake'
 ";
     let page = example().render();
-    let (page, tables) = page.split_once("\nTables in ").expect("a section of tables");
-    assert_eq!(page, expected.trim_end_matches('\n').to_owned() + "\n", "\n{page}");
-    assert!(
-        tables.starts_with("/tmp/my lake\n  dead_letter                12  rows  version  8  1  files      700 B\n"),
-        "{tables}"
-    );
-    assert!(tables.ends_with("\nLook further\n  pipeline show tenant_usage_hourly --lake '/tmp/my lake' --limit 20\n  pipeline verify --lake '/tmp/my lake'\n"), "{tables}");
-    assert_eq!(tables.lines().filter(|line| line.contains(" rows ")).count(), Table::ALL.len());
+    assert_eq!(page, expected, "\n{page}");
 }
 
 #[test]
@@ -137,7 +146,7 @@ fn an_empty_lake_has_a_page_too() {
         ..example()
     };
     let page = empty.render();
-    assert!(page.starts_with("Ledger (closed)\n  0     read            0     bronze\n"), "{page}");
+    assert!(page.starts_with("Ledger (closed)\n  0     read              0     bronze\n"), "{page}");
     assert!(!page.contains("Bill") && !page.contains("Alerts") && !page.contains("by code"), "{page}");
 }
 
