@@ -26,7 +26,7 @@ use crate::run::Run;
 /// records.push(0, Timestamp::from_millis(1_767_225_600_000), None, Some(payload));
 ///
 /// let pipeline = Pipeline::builder()
-///     .source(MemorySource::new("usage", 1, vec![records.finish(1)]))
+///     .source(MemorySource::new("usage", vec![records.finish(1)]))
 ///     .store(Arc::new(MemoryStore::new()))
 ///     .build()?;
 /// let runtime = subscription_pipeline::runtime()?;
