@@ -1,18 +1,15 @@
 //! A sink of one's own: requests by country, in a JSON file, exactly once.
 //!
-//! `cargo run --example custom_sink` runs the conformance suite that any sink should pass, then a pipeline.
+//! `cargo run --example custom_sink` runs the conformance suite that any sink should pass. A pipeline takes it by
+//! `Pipeline::builder().sink(Arc::new(Countries::open("countries.json".into())?))`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use subscription_core::testkit::{
-    conformance,
-    traffic::{Traffic, TrafficConfig},
-};
-use subscription_core::{Delivery, Error, ErrorKind, MemorySource, MemoryStore, Result, Sink};
-use subscription_pipeline::Pipeline;
+use subscription_core::testkit::{block_on, conformance};
+use subscription_core::{Delivery, Error, ErrorKind, Result, Sink};
 
 /// Counts and positions are in one file that is replaced as a whole: so they cannot disagree.
 struct Countries {
@@ -37,7 +34,7 @@ impl Countries {
     }
 }
 
-fn broken(path: &std::path::Path, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+fn broken(path: &Path, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::Other, "cannot keep the countries").with("file", path.display()).with_source(e)
 }
 
@@ -76,4 +73,18 @@ impl Sink for Countries {
         *state = next;
         Ok(())
     }
+}
+
+fn main() -> std::io::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let lakes = std::cell::Cell::new(0);
+    block_on(conformance::sink(
+        async || {
+            let path = folder.path().join(format!("{}.json", lakes.replace(lakes.get() + 1)));
+            async move || Countries::open(path.clone()).expect("a file that can be read")
+        },
+        |sink, _| Some(sink.state.lock().expect("no panic").requests.values().sum::<u64>() as usize),
+    ));
+    println!("the sink passes the conformance suite");
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! The reference model on examples worked out by hand, and what must hold on any traffic.
 #![cfg(feature = "testkit")]
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use subscription_core::testkit::reference::{Comparison, Reference, Snapshot};
@@ -576,6 +578,52 @@ fn trouble(seed: u64, partitions: u32, framing: Framing) -> (TrafficConfig, Vec<
     let config = TrafficConfig { events: 2_000, ..TrafficConfig::trouble(seed) };
     let batches = Traffic::new(config.clone()).to_batches(partitions, framing, 200);
     (config, batches)
+}
+
+#[test]
+fn trouble_has_every_alert_and_every_verdict() {
+    let mut alerts = BTreeSet::new();
+    let mut reasons = BTreeSet::new();
+    let (mut duplicates, mut late, mut over_all, mut finals) = (0, 0, 0, 0);
+    for seed in 0..4 {
+        let config = TrafficConfig::trouble(seed);
+        let batches = Traffic::new(config.clone()).to_batches(2, Framing::Topic { gaps: 0.1 }, 200);
+        let rules = Rules { max_endpoints: 5, ..Rules::default() };
+        let reference = Reference::of(&batches, &rules, &config.catalog, Some(2));
+        duplicates += reference.partitions.values().map(|end| end.counts.duplicates).sum::<u64>();
+        let tables = reference.tables;
+        late += tables.month.iter().map(|row| row.late_requests).sum::<i64>();
+        over_all += tables.endpoint.iter().filter(|row| &*row.endpoint == "(other)").count();
+        finals += tables.minute.iter().filter(|row| row.is_final).count();
+        assert!(tables.month.iter().map(|row| row.window_start).collect::<BTreeSet<_>>().len() > 1);
+        for alert in tables.alerts {
+            alerts.insert((alert.alert_type, alert.window_kind, alert.raised_late));
+            reasons.insert((alert.reasons, alert.severity));
+        }
+    }
+    for (alert_type, kind, late) in [
+        (AlertType::ApproachingLimit, WindowKind::Minute, false),
+        (AlertType::OverLimit, WindowKind::Minute, false),
+        (AlertType::OverLimit, WindowKind::Minute, true),
+        (AlertType::AbuseDetected, WindowKind::Minute, false),
+        (AlertType::QuotaExceeded, WindowKind::Hour, false),
+        (AlertType::QuotaExceeded, WindowKind::Hour, true),
+        (AlertType::QuotaExceeded, WindowKind::Month, false),
+    ] {
+        assert!(alerts.contains(&(alert_type, kind, late)), "no {alert_type:?} of {kind}, late: {late}");
+    }
+    for expected in [
+        (vec!["velocity_spike"], Severity::Warning),
+        (vec!["velocity_spike"], Severity::Critical),
+        (vec!["high_risk"], Severity::Critical),
+        (vec!["high_risk", "velocity_spike"], Severity::Critical),
+    ] {
+        assert!(reasons.contains(&expected), "no abuse like {expected:?}");
+    }
+    assert!(
+        duplicates > 200 && late > 500 && over_all > 100 && finals > 100,
+        "{duplicates} {late} {over_all} {finals}"
+    );
 }
 
 proptest! {

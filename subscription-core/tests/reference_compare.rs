@@ -183,7 +183,7 @@ fn differences_read_well() {
     assert_eq!(
         differences.to_string(),
         format!(
-            "the tables differ in 1 places:\n  enforcement_alerts [{key}] total_requests: got {}, expected {total}",
+            "the tables differ in 1 value(s):\n  enforcement_alerts [{key}] total_requests: got {}, expected {total}",
             total + 1
         )
     );

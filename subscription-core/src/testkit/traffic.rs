@@ -392,7 +392,7 @@ impl Traffic {
     /// The busiest one in a hundred tenants are on the largest plan, and so on, but for one in ten on any.
     fn plan(&self, tenant: u32, at: Timestamp) -> u8 {
         let drawn = hash(u64::from(tenant) ^ self.config.seed);
-        let plan = if drawn % 10 == 0 {
+        let plan = if drawn.is_multiple_of(10) {
             drawn >> 8 & 3
         } else {
             match u64::from(tenant) * 100 / u64::from(self.config.tenants.max(1)) {

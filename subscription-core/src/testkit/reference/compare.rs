@@ -148,7 +148,7 @@ impl Differences {
 
 impl fmt::Display for Differences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the tables differ in {} places:", self.count)?;
+        write!(f, "the tables differ in {} value(s):", self.count)?;
         self.first.iter().try_for_each(|difference| write!(f, "\n  {difference}"))
     }
 }
