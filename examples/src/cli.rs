@@ -275,13 +275,7 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in [
-            "pipeline",
-            "pipeline run --format csv",
-            "pipeline run --partitions 0",
-            "pipeline generate",
-            "pipeline show --lake x",
-        ] {
+        for line in ["pipeline", "pipeline run --format csv", "pipeline generate", "pipeline show --lake x"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -35,7 +35,7 @@ pub struct Settings {
     pub format: Option<Named<Format>>,
 
     /// Partitions of the topic that the files are [default: 8]
-    #[arg(long, value_name = "N", env = "PIPELINE_PARTITIONS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, value_name = "N", env = "PIPELINE_PARTITIONS")]
     pub partitions: Option<u32>,
 
     /// Plan catalog, a TOML file [default: free, starter, pro and enterprise]
@@ -145,6 +145,10 @@ impl Settings {
         if let Some(path) = &self.tenant_plans {
             plans = plans.with_mapping(&read(path, "mapping of plans")?, &path.display().to_string())?;
         }
+        let partitions = self.partitions.unwrap_or(FileOptions::default().partitions);
+        if !(1..=MAX_PARTITIONS).contains(&partitions) {
+            return Err(out_of_range("partitions", "a number from 1 to 1024"));
+        }
         let format = self.format.map_or_else(Format::default, |format| format.0);
         if format != Format::Events {
             let names = catalog.plan_names();
@@ -154,7 +158,7 @@ impl Settings {
             }
         }
         Ok(FileOptions {
-            partitions: self.partitions.unwrap_or(FileOptions::default().partitions),
+            partitions,
             format,
             log: LogOptions {
                 tenant_by: self.tenant_by.map_or_else(TenantBy::default, |by| by.0),
@@ -165,7 +169,10 @@ impl Settings {
     }
 
     /// How the pipeline runs.
-    pub fn pipeline(&self) -> PipelineConfig {
+    ///
+    /// # Errors
+    /// `Configuration` where a limit is 0, which would let nothing through.
+    pub fn pipeline(&self) -> Result<PipelineConfig> {
         let mut config = PipelineConfig::default();
         let Interval(interval) = self.commit_interval.unwrap_or(Interval(config.commit_interval));
         config.commit_interval = interval;
@@ -177,8 +184,24 @@ impl Settings {
         config.max_gold_bytes = bytes(self.max_gold_bytes, config.max_gold_bytes);
         config.max_dedup_ids = self.max_dedup_ids.unwrap_or(config.max_dedup_ids);
         config.max_dedup_filter_bytes = bytes(self.max_dedup_filter_bytes, config.max_dedup_filter_bytes);
-        config
+        let limits = [
+            ("workers", config.workers),
+            ("max_uncommitted_bytes", config.max_uncommitted_bytes),
+            ("max_gold_bytes", config.max_gold_bytes),
+        ];
+        match limits.into_iter().find(|(_, limit)| *limit == 0) {
+            Some((name, _)) => Err(out_of_range(name, "a number from 1 on")),
+            None => Ok(config),
+        }
     }
+}
+
+/// The most partitions that files are cut into: each is worked on and committed by itself.
+const MAX_PARTITIONS: u32 = 1_024;
+
+fn out_of_range(setting: &str, expected: &str) -> Error {
+    Error::new(ErrorKind::Configuration, format!("`{setting}` is out of range"))
+        .with_help(format!("give it {expected}"))
 }
 
 fn read(path: &Path, what: &str) -> Result<String> {
@@ -336,7 +359,8 @@ mod tests {
         let none = Settings::default();
         let catalog = Catalog::default();
         assert_eq!(settings.file_options(&catalog).expect("options"), none.file_options(&catalog).expect("options"));
-        let (given, mut expected) = (settings.pipeline(), none.pipeline());
+        let pipeline = |settings: &Settings| settings.pipeline().expect("no limit is 0");
+        let (given, mut expected) = (pipeline(&settings), pipeline(&none));
         expected.workers = given.workers;
         assert_eq!(given, expected);
         assert_eq!(settings.rules, Some(Rules::default()));
@@ -359,14 +383,26 @@ mod tests {
         let flags = Settings { lake: Some("a".to_owned()), ..Settings::default() };
         let merged = flags.over(file("lake = \"b\"\nworkers = 3\ncommit_interval = \"250ms\"").expect("a file"));
         assert_eq!((merged.lake.as_deref(), merged.workers), (Some("a"), Some(3)));
-        assert_eq!(merged.pipeline().commit_interval, Duration::from_millis(250));
+        assert_eq!(merged.pipeline().expect("limits").commit_interval, Duration::from_millis(250));
     }
 
     #[test]
     fn gold_never_comes_before_silver() {
-        let config = file("commit_interval = \"30m\"").expect("a file").pipeline();
+        let config = file("commit_interval = \"30m\"").expect("a file").pipeline().expect("limits");
         assert_eq!(config.gold_interval, Duration::from_secs(1_800));
         assert!(config.max_gold_interval >= config.gold_interval);
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused() {
+        for key in ["workers", "max_uncommitted_bytes", "max_gold_bytes"] {
+            let error = file(&format!("{key} = 0")).expect("a file").pipeline().expect_err(key);
+            assert!(error.to_string().contains(key) && error.help().is_some(), "{error}");
+        }
+        for partitions in [0, 1_025, u32::MAX] {
+            let settings = Settings { partitions: Some(partitions), ..Settings::default() };
+            assert!(settings.file_options(&Catalog::default()).is_err());
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?;
     let catalog = settings.catalog().at_usage()?;
     let options = settings.file_options(&catalog).at_usage()?;
+    let config = settings.pipeline().at_usage()?;
     let inputs = inputs.iter().map(|input| Input::from(input.as_str())).collect();
     let source = FileSource::open(inputs, options).at_input()?;
     let input_failed = source.failed();
@@ -58,7 +59,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let pipeline = Pipeline::builder()
         .source(source)
         .store(store.clone())
-        .config(settings.pipeline())
+        .config(config)
         .rules(settings.rules.clone().unwrap_or_default())
         .catalog(catalog)
         .build()

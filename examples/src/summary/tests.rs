@@ -146,7 +146,7 @@ fn an_empty_lake_has_a_page_too() {
         ..example()
     };
     let page = empty.render();
-    assert!(page.starts_with("Ledger (closed)\n  0     read              0     bronze\n"), "{page}");
+    assert!(page.starts_with("Ledger (closed)\n  0     read"), "{page}");
     assert!(!page.contains("Bill") && !page.contains("Alerts") && !page.contains("by code"), "{page}");
 }
 
