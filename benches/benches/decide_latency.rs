@@ -16,7 +16,7 @@ fn main() {
     let limits = |window| Limits { per_minute: 1 << 40, per_hour: 1 << 40, per_month: 1 << 40, window };
 
     println!("{calls} calls of {TENANTS} tenants, each timed by itself; nanoseconds");
-    println!("{:32} {:>7} {:>7} {:>7} {:>7} {:>9}  {}", "", "p50", "p99", "p99.9", "p99.99", "max", "allocations");
+    println!("{:32} {:>7} {:>7} {:>7} {:>7} {:>9}  allocations", "ns a call", "p50", "p99", "p99.9", "p99.99", "max");
     row("the clock alone", &tenants, calls, |_| true);
     let counters = MemoryCounters::new();
     for window in [WindowAlgorithm::Fixed, WindowAlgorithm::Sliding] {

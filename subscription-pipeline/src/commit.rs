@@ -194,15 +194,11 @@ impl Committer {
 fn counters(table: Table, cut: &PartitionCut) -> Vec<(Counter, i64)> {
     let mut counters = Vec::new();
     let mut keep = |counter, value: i64| counters.push((counter, value));
-    if table == Table::Silver {
-        if let Some(watermark) = cut.watermark {
-            keep(Counter::Watermark, watermark.millis());
-        }
+    if let (Table::Silver, Some(watermark)) = (table, cut.watermark) {
+        keep(Counter::Watermark, watermark.millis());
     }
-    if matches!(table, Table::Bronze | Table::Silver) {
-        if let Some(time) = cut.ingestion_time {
-            keep(Counter::IngestionTime, time.millis());
-        }
+    if let (Table::Bronze | Table::Silver, Some(time)) = (table, cut.ingestion_time) {
+        keep(Counter::IngestionTime, time.millis());
     }
     match table {
         Table::Bronze => {

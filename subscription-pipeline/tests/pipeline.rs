@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use subscription_core::testkit::faults::{ANY, Fault, Faults, FaultySink, FaultySource, FaultyStore};
 use subscription_core::testkit::reference::{Comparison, DeadLetterRow, QuarantineRow, RecordRow, Reference, Snapshot};
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
-use subscription_core::{Catalog, ErrorKind, MemorySink, MemorySource, MemoryStore, RecordBatch, Rules, Table, TableStore};
+use subscription_core::{
+    Catalog, ErrorKind, MemorySink, MemorySource, MemoryStore, RecordBatch, Rules, Table, TableStore,
+};
 use subscription_pipeline::{Pipeline, PipelineConfig, PipelineEvent, RetryPolicy};
 
 const PARTITIONS: u32 = 3;
