@@ -24,7 +24,7 @@ use crate::files::{FileOptions, Format};
 pub struct Settings {
     /// Files to read, in this order: plain, gzip or zstd; `-` is standard input
     #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub input: Option<Vec<String>>,
+    pub input: Option<Vec<PathBuf>>,
 
     /// Folder (or URL) of the tables
     #[arg(long, value_name = "DIR", env = "PIPELINE_LAKE")]

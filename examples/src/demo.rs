@@ -55,7 +55,7 @@ pub async fn demo(demo: &Demo) -> Outcome<(Exit, Summary)> {
     let file = File::create(&events).map_err(|error| cannot_write(&events, error)).at_usage()?;
     generate.write(file).at_usage()?;
     let settings = Settings {
-        input: Some(vec![events.display().to_string()]),
+        input: Some(vec![events]),
         lake: Some(folder.join("lake").display().to_string()),
         ..Settings::default()
     };

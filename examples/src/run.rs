@@ -50,7 +50,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let catalog = settings.catalog().at_usage()?;
     let options = settings.file_options(&catalog).at_usage()?;
     let config = settings.pipeline().at_usage()?;
-    let inputs = inputs.iter().map(|input| Input::from(input.as_str())).collect();
+    let inputs = inputs.iter().cloned().map(Input::from).collect();
     let source = FileSource::open(inputs, options).at_input()?;
     let input_failed = source.failed();
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);

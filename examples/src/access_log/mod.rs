@@ -134,8 +134,10 @@ impl Translator {
     pub fn translate(&mut self, line: &[u8]) -> Option<Translated<'_>> {
         let occurrence = self.seen.count(line);
         let request = parse(line)?;
-        self.tenant = self.options.tenant_of(&request);
-        let plan = self.options.plan_of(&request, self.tenant.as_deref());
+        let options = &self.options;
+        let name = options.tenant_name(&request);
+        self.tenant = name.as_deref().or(options.default_tenant.as_deref()).and_then(tenant_id);
+        let plan = options.plans.of(name.as_deref(), self.tenant.as_deref());
         self.json.clear();
         event::write(&mut self.json, &request, &event_id(line, occurrence), self.tenant.as_deref(), plan);
         Some(Translated { json: &self.json, tenant: self.tenant.as_deref(), time: request.time })
@@ -172,16 +174,8 @@ fn event_id(line: &[u8], occurrence: u32) -> Uuid {
 }
 
 impl LogOptions {
-    fn tenant_of(&self, request: &Request<'_>) -> Option<String> {
-        self.raw_tenant(request).as_deref().or(self.default_tenant.as_deref()).and_then(tenant_id)
-    }
-
-    fn plan_of(&self, request: &Request<'_>, tenant: Option<&str>) -> &str {
-        let raw = self.raw_tenant(request);
-        self.plans.of(raw.as_deref(), tenant)
-    }
-
-    fn raw_tenant<'a>(&self, request: &'a Request<'_>) -> Option<Cow<'a, str>> {
+    /// The tenant as the log names it.
+    fn tenant_name<'a>(&self, request: &'a Request<'_>) -> Option<Cow<'a, str>> {
         match self.tenant_by {
             TenantBy::Address => request.client.as_deref().map(address_name),
             TenantBy::User => request.user.as_deref().map(Cow::Borrowed),

@@ -37,10 +37,10 @@ pub enum Input {
     File(PathBuf),
 }
 
-impl From<&str> for Input {
+impl From<PathBuf> for Input {
     /// `-` is standard input.
-    fn from(name: &str) -> Self {
-        if name == "-" { Self::Stdin } else { Self::File(name.into()) }
+    fn from(path: PathBuf) -> Self {
+        if path.as_os_str() == "-" { Self::Stdin } else { Self::File(path) }
     }
 }
 
