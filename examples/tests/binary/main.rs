@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_lake;
+mod kill;
 mod usage;
 
 use std::path::{Path, PathBuf};
