@@ -28,9 +28,12 @@ const QUIET_LINES: u64 = 1_024;
 pub(super) struct Delivery {
     pub(super) batches: Vec<RecordBatch>,
     pub(super) done: u64,
+    /// Whether nothing comes after it.
+    pub(super) last: bool,
 }
 
-/// Begins to read, and to deliver each partition from its offset in `starts` on. Deliveries end after the last line or an error.
+/// Begins to read, and to deliver each partition from its offset in `starts` on. What comes last is
+/// either marked so or an error.
 pub(super) fn spawn(
     inputs: Vec<Input>,
     options: Arc<FileOptions>,
@@ -58,36 +61,37 @@ fn deliver(
 ) -> std::result::Result<(), Unwanted> {
     let send = |delivery| sender.blocking_send(delivery).map_err(|_| Unwanted);
     let mut splitter = Splitter::default();
-    let mut done = 0;
     while let Ok(first) = blocks.recv() {
-        let mut next = Some(first);
+        let (mut next, mut done) = (Some(first), 0);
         // All that is there goes into one delivery; what is not there yet is not waited for.
         while let Some((block, read)) = next {
+            done = read;
             match block {
                 Block::Data(bytes) => splitter.push(&bytes, &mut cutter),
                 Block::EndOfInput => {
                     splitter.end(&mut cutter);
                     cutter.next_input();
                 }
+                Block::End => {
+                    return match cutter.missing() {
+                        Some(error) => send(Err(error)),
+                        None => send(Ok(Delivery { batches: cutter.take(0), done, last: true })),
+                    };
+                }
                 Block::Failed(error) => {
                     splitter.discard();
-                    send(Ok(Delivery { batches: cutter.take(0), done: read }))?;
+                    send(Ok(Delivery { batches: cutter.take(0), done, last: false }))?;
                     return send(Err(error.with("lines read", cutter.line)));
                 }
             }
-            done = read;
             next = if cutter.bytes < DELIVERY_BYTES { blocks.try_recv().ok() } else { None };
         }
         let batches = cutter.take(QUIET_LINES);
         if !batches.is_empty() {
-            send(Ok(Delivery { batches, done }))?;
+            send(Ok(Delivery { batches, done, last: false }))?;
         }
     }
-    send(Ok(Delivery { batches: cutter.take(0), done }))?;
-    match cutter.missing() {
-        Some(error) => send(Err(error)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 struct Cutter {

@@ -168,9 +168,10 @@ impl FileSource {
         self.failed.clone()
     }
 
-    fn end(&mut self, state: State) {
-        self.progress = progress(self.total.unwrap_or(self.ready_done), self.total);
-        self.state = state;
+    fn fail(&mut self, error: Error) -> Error {
+        self.failed.store(true, Ordering::Relaxed);
+        self.state = State::Failed;
+        error
     }
 }
 
@@ -227,15 +228,19 @@ impl Source for FileSource {
                     Some(Ok(delivery)) => {
                         self.ready.extend(delivery.batches);
                         self.ready_done = delivery.done;
+                        if delivery.last {
+                            self.state = State::Ended;
+                        }
                     }
-                    Some(Err(error)) => {
-                        self.failed.store(true, Ordering::Relaxed);
-                        self.state = State::Failed;
-                        return Err(error);
+                    Some(Err(error)) => return Err(self.fail(error)),
+                    None => {
+                        return Err(self.fail(Error::new(ErrorKind::Invariant, "a thread that reads the inputs died")));
                     }
-                    None => self.end(State::Ended),
                 },
-                State::Ended => return Ok(SourceEvent::End),
+                State::Ended => {
+                    self.progress = progress(self.total.unwrap_or(self.ready_done), self.total);
+                    return Ok(SourceEvent::End);
+                }
                 State::Failed => return Err(Error::new(ErrorKind::Other, "the input could not be read to its end")),
             }
         }

@@ -30,8 +30,10 @@ const SHORT_READ_PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Block {
     /// Bytes of an input, decompressed.
     Data(Vec<u8>),
-    /// An input is at its end; the bytes of all inputs read so far, as they are stored.
+    /// An input is at its end.
     EndOfInput,
+    /// All inputs are at their end; it is the last block.
+    End,
     /// An input cannot be read, or not on; it is the last block.
     Failed(Error),
 }
@@ -83,7 +85,7 @@ fn read_all(inputs: &[Input], sender: &SyncSender<(Block, u64)>) -> Result<(), U
         }
         send(Block::EndOfInput)?;
     }
-    Ok(())
+    send(Block::End)
 }
 
 /// The size of an input that can be read; `None` where that is not known before.
