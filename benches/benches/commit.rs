@@ -1,6 +1,6 @@
 //! What a commit costs on this machine: rows of Bronze and Silver by compression, small commits in a row, lookups.
 //!
-//! `cargo run --release -p subscription-delta --example measure [ROWS] [COMMITS]`
+//! `cargo bench -p subscription-benches --bench commit -- [ROWS] [COMMITS]`
 
 use std::sync::Arc;
 
@@ -15,8 +15,10 @@ const START: i64 = 1_709_200_000_000;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let number = |at, default| std::env::args().nth(at).and_then(|arg| arg.parse().ok()).unwrap_or(default);
-    let (rows, commits): (u64, u64) = (number(1, 20_000), number(2, 200));
+    // `cargo bench` adds words of its own.
+    let mut numbers = std::env::args().filter_map(|arg| arg.parse().ok());
+    let rows: u64 = numbers.next().unwrap_or(200_000);
+    let commits: u64 = numbers.next().unwrap_or(2_000);
     let dir = tempfile::tempdir().expect("a folder for the lake");
     let open = |name: &str, compression| {
         let path = dir.path().join(name);

@@ -1,1 +1,0 @@
-//! Benchmarks of the SDK; see the README beside this package's manifest.
