@@ -51,7 +51,8 @@ impl Sink for Countries {
     async fn write(&self, delivery: &Delivery) -> Result<()> {
         let mut state = self.state.lock().expect("no panic");
         let mut next = state.clone();
-        let position = next.positions.entry(format!("{}/{}", delivery.topic, delivery.partition)).or_default();
+        let key = format!("{}/{}", delivery.topic, delivery.partition);
+        let position = next.positions.entry(key).or_insert(delivery.from);
         if delivery.to <= *position {
             return Ok(());
         }
