@@ -38,7 +38,9 @@ pub(crate) fn reconcile(kept: Option<&Settings>, now: &Value, read_to: Option<Ti
         }
     }
     let (old_catalog, new_catalog) = (catalog(&old)?, catalog(now)?);
-    if let Some(difference) = old_catalog.differs_before(&new_catalog, read_to) {
+    // Events may be ahead of their ingestion time by this much, and were priced by the terms of then.
+    let skew = old["rules"]["clock_skew_ms"].as_i64().unwrap_or_default();
+    if let Some(difference) = new_catalog.differs_before(&old_catalog, read_to.plus_millis(skew)) {
         return Err(Error::new(ErrorKind::Mismatch, "the lake was filled with another plan catalog")
             .with("difference", difference)
             .with("records read up to", read_to)

@@ -149,6 +149,37 @@ proptest! {
     }
 }
 
+/// How many partitions there are changes coordinates and `final`, and nothing else, where retries carry their own event
+/// time.
+#[test]
+fn any_number_of_partitions_gives_the_same_rows() {
+    let traffic = |partitions| {
+        let config = TrafficConfig { events: 5_000, restamped_share: 0.0, ..TrafficConfig::trouble(5) };
+        let mut batches = Traffic::new(config).to_batches(partitions, Framing::File, usize::MAX);
+        batches.sort_by_key(RecordBatch::partition);
+        batches
+    };
+    let tables = |partitions: u32| {
+        let store = MemoryStore::new();
+        let pipeline = Pipeline::builder()
+            .source(MemorySource::new("file", traffic(partitions)))
+            .store(Arc::new(store.handle()))
+            .build()
+            .unwrap();
+        runtime().block_on(async {
+            pipeline.run(std::future::pending()).await.unwrap();
+            let partitions: Vec<u32> = (0..partitions).collect();
+            Snapshot::read(&store, "file", &partitions).await.unwrap()
+        })
+    };
+    let one = tables(1);
+    assert!(one.minute.len() > 100 && !one.alerts.is_empty());
+    for partitions in [3, 8] {
+        let comparison = Comparison::exact().ignoring_coordinates();
+        comparison.compare(&tables(partitions), &one).unwrap_or_else(|e| panic!("{partitions} partitions: {e}"));
+    }
+}
+
 /// A second process on the same lake is refused, and nothing is lost or doubled by it.
 #[test]
 fn a_second_process_is_fenced() {
