@@ -27,7 +27,7 @@ impl DeltaStore {
             table
                 .update_datafusion_session(&context.state())
                 .map_err(|error| log.doing("open", &log.path).delta(error))?;
-            let provider = table.table_provider().await.map_err(|error| log.doing("open", &log.path).delta(error))?;
+            let provider = table.table_provider().await.map_err(failed)?;
             context.register_table(log.table.name(), provider).map_err(failed)?;
         }
         context.sql(sql).await.map_err(failed)?.collect().await.map_err(failed)
