@@ -145,13 +145,20 @@ impl EventBatch {
     /// # Panics
     /// May panic, or answer another text, for one of another batch.
     pub fn text(&self, text: Text) -> &str {
+        // Checked again rather than `unsafe`: it costs a few nanoseconds, and `bytes` is there for who has none.
+        std::str::from_utf8(self.bytes(text)).expect("texts are UTF-8")
+    }
+
+    /// The bytes of a text of one of this batch's rows: always UTF-8, since texts are only made from `str`s.
+    ///
+    /// # Panics
+    /// May panic, or answer another text's, for one of another batch.
+    pub fn bytes(&self, text: Text) -> &[u8] {
         let (start, len) = (text.start as usize, text.len as usize);
-        let bytes = match start.checked_sub(self.base.len()) {
+        match start.checked_sub(self.base.len()) {
             None => &self.base[start..start + len],
             Some(start) => &self.extra[start..start + len],
-        };
-        // Texts are only made from `str`s. (Checked again rather than `unsafe`: short strings, a few ns.)
-        std::str::from_utf8(bytes).expect("texts are UTF-8")
+        }
     }
 
     /// As [`EventBatch::text`], for an optional field.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use deltalake::arrow::array::{
     ArrayBuilder as _, ArrayRef, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, Decimal128Builder,
-    Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, RecordBatch, StringBuilder, StructArray,
-    TimestampMicrosecondBuilder,
+    Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, RecordBatch, StringArray, StringBuilder,
+    StructArray, TimestampMicrosecondBuilder,
 };
 use deltalake::arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use deltalake::arrow::datatypes::{DataType, FieldRef, Fields};
@@ -51,7 +51,53 @@ macro_rules! simple_column {
         }
     )*};
 }
-simple_column!(StringBuilder, BinaryBuilder, BooleanBuilder);
+simple_column!(BooleanBuilder);
+
+macro_rules! bytes_column {
+    ($($builder:ident),*) => {$(
+        impl Column for $builder {
+            fn empty(_: &DataType) -> Self {
+                Self::new()
+            }
+
+            fn take(&mut self) -> ArrayRef {
+                // The next rows will need about as much: growing anew would copy them several times.
+                let (rows, bytes) = (self.len(), self.values_slice().len());
+                let column = self.finish();
+                *self = Self::with_capacity(rows, bytes);
+                Arc::new(column)
+            }
+        }
+    )*};
+}
+bytes_column!(StringBuilder, BinaryBuilder);
+
+/// A column of the texts of accepted events, whose bytes are known to be UTF-8: checked again once a batch, not once
+/// a text.
+pub(crate) struct Utf8(BinaryBuilder);
+
+impl Utf8 {
+    pub(crate) fn append_value(&mut self, text: impl AsRef<[u8]>) {
+        self.0.append_value(text);
+    }
+
+    pub(crate) fn append_option(&mut self, text: Option<impl AsRef<[u8]>>) {
+        self.0.append_option(text);
+    }
+}
+
+impl Column for Utf8 {
+    fn empty(data_type: &DataType) -> Self {
+        Self(BinaryBuilder::empty(data_type))
+    }
+
+    fn take(&mut self) -> ArrayRef {
+        let (rows, bytes) = (self.0.len(), self.0.values_slice().len());
+        let texts = StringArray::from(self.0.finish());
+        self.0 = BinaryBuilder::with_capacity(rows, bytes);
+        Arc::new(texts)
+    }
+}
 
 /// `array<string>`
 pub(crate) struct Texts {

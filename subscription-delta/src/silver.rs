@@ -9,42 +9,42 @@ use subscription_core::{EventBatch, EventRow, Table, Timestamp};
 use uuid::Uuid;
 
 use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Pairs, Rows as _, Texts, rows};
+use crate::columns::{Pairs, Rows as _, Texts, Utf8, rows};
 use crate::file::Encoded;
 
 rows!(Silver {
-    topic: StringBuilder,
+    topic: Utf8,
     partition: Int32Builder,
     offset: Int64Builder,
     record_timestamp: TimestampMicrosecondBuilder,
     ingestion_timestamp: TimestampMicrosecondBuilder,
     event_timestamp: TimestampMicrosecondBuilder,
     is_late: BooleanBuilder,
-    event_id: StringBuilder,
-    schema_version: StringBuilder,
-    tenant_id: StringBuilder,
-    api_key_id: StringBuilder,
-    user_id: StringBuilder,
-    endpoint: StringBuilder,
-    http_method: StringBuilder,
-    api_version: StringBuilder,
+    event_id: Utf8,
+    schema_version: Utf8,
+    tenant_id: Utf8,
+    api_key_id: Utf8,
+    user_id: Utf8,
+    endpoint: Utf8,
+    http_method: Utf8,
+    api_version: Utf8,
     response_status_code: Int32Builder,
     response_time_ms: Float64Builder,
-    subscription_plan: StringBuilder,
+    subscription_plan: Utf8,
     risk_score: Float64Builder,
     velocity_last_1min: Int64Builder,
     velocity_last_5min: Int64Builder,
     velocity_last_1hour: Int64Builder,
-    ip_address: StringBuilder,
-    country_code: StringBuilder,
-    region: StringBuilder,
-    user_agent: StringBuilder,
-    sdk_version: StringBuilder,
+    ip_address: Utf8,
+    country_code: Utf8,
+    region: Utf8,
+    user_agent: Utf8,
+    sdk_version: Utf8,
     request_size_bytes: Int64Builder,
     response_size_bytes: Int64Builder,
-    request_id: StringBuilder,
-    trace_id: StringBuilder,
-    emitter_id: StringBuilder,
+    request_id: Utf8,
+    trace_id: Utf8,
+    emitter_id: Utf8,
     emitter_sequence: Int64Builder,
     billable_units: Decimal128Builder,
     quota_cost: Int64Builder,
@@ -116,8 +116,8 @@ pub(crate) fn silver(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
 
 impl Silver {
     fn append(&mut self, topic: &str, partition: u32, event: &EventRow, batch: &EventBatch) {
-        let text = |text| batch.text(text);
-        let opt = |text| batch.opt_text(text);
+        let text = |text| batch.bytes(text);
+        let opt = |text: Option<subscription_core::Text>| text.map(|text| batch.bytes(text));
         self.topic.append_value(topic);
         self.partition.append_value(partition as i32);
         self.offset.append_value(event.offset as i64);
