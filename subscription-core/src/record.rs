@@ -146,6 +146,11 @@ impl RecordBatch {
         &self.data
     }
 
+    /// The memory that [`Record::payload_start`] is a place in, for encoders that take payloads without copying them.
+    pub fn memory_of_payloads(&self) -> impl AsRef<[u8]> + Clone + Send + Sync + 'static {
+        self.data.clone()
+    }
+
     fn bytes(&self, text: Text) -> &[u8] {
         &self.data[text.start as usize..(text.start + text.len) as usize]
     }
@@ -169,6 +174,11 @@ impl<'a> Record<'a> {
     /// Its payload; `None` for a tombstone. Of a payload longer than [`MAX_PAYLOAD_BYTES`] it is the beginning only.
     pub fn payload(&self) -> Option<&'a [u8]> {
         self.meta().payload.map(|text| self.batch.bytes(text))
+    }
+
+    /// Where its payload begins in [`RecordBatch::memory_of_payloads`].
+    pub fn payload_start(&self) -> Option<usize> {
+        self.meta().payload.map(|text| text.start as usize)
     }
 
     /// How long the payload was when the source had it, in bytes.
@@ -268,6 +278,12 @@ impl RecordBatchBuilder {
         let header = (self.text(name.as_bytes()), value.map(|v| self.text(v)));
         self.headers.push(header);
         self.metas.last_mut().expect("a record to carry the header").headers_end = self.headers.len() as u32;
+    }
+
+    /// Makes room for so many more records, and bytes of keys, payloads and headers.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.metas.reserve(records);
+        self.data.reserve(bytes);
     }
 
     /// How many records were pushed.

@@ -5,7 +5,7 @@ use deltalake::parquet::errors::ParquetError;
 use subscription_core::{Record, Table};
 
 use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Headers, Rows as _, rows};
+use crate::columns::{Headers, Payloads, Rows as _, rows};
 use crate::file::Encoded;
 
 rows!(Bronze {
@@ -15,7 +15,7 @@ rows!(Bronze {
     record_timestamp: TimestampMicrosecondBuilder,
     key: BinaryBuilder,
     headers: Headers,
-    payload: StringBuilder,
+    payload: Payloads,
 });
 
 rows!(Dead {
@@ -38,7 +38,7 @@ pub(crate) fn bronze(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
         let mut dead = batch.dead.iter().map(|dead| dead.index as usize).peekable();
         for (index, record) in batch.records.iter().enumerate() {
             if dead.next_if_eq(&index).is_none() && (from..to).contains(&record.offset()) {
-                dates.push(record.timestamp(), (batch.records.partition(), record));
+                dates.push(record.timestamp(), (&batch.records, record));
             }
         }
     }
@@ -46,17 +46,18 @@ pub(crate) fn bronze(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
     let mut columns = Bronze::new(Table::Bronze);
     for (date, records) in dates.dates() {
         let mut appender = Appender::new(input, date, "record_timestamp", records.len());
-        for (partition, record) in records {
-            let payload = record.payload().unwrap_or_default();
-            let payload = std::str::from_utf8(payload)
-                .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
+        for (batch, record) in records {
+            let partition = batch.partition();
             columns.topic.append_value(input.topic);
             columns.partition.append_value(partition as i32);
             columns.offset.append_value(record.offset() as i64);
             columns.record_timestamp.append_value(record.timestamp().micros());
             columns.key.append_option(record.key());
             columns.headers.append(record.headers());
-            columns.payload.append_value(payload);
+            columns
+                .payload
+                .append(batch, &record)
+                .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
             if appender.row(partition, record.offset(), record.timestamp(), bytes(&record)) {
                 appender.write(columns.take())?;
             }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use deltalake::arrow::array::{
     ArrayBuilder as _, ArrayRef, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, Decimal128Builder,
     Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, RecordBatch, StringArray, StringBuilder,
-    StructArray, TimestampMicrosecondBuilder,
+    StringViewBuilder, StructArray, TimestampMicrosecondBuilder,
 };
-use deltalake::arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use deltalake::arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use deltalake::arrow::datatypes::{DataType, FieldRef, Fields};
 use deltalake::arrow::error::ArrowError;
-use subscription_core::Table;
+use subscription_core::{Record, RecordBatch as Records, Table};
 
 use crate::schema::Layout;
 
@@ -96,6 +97,41 @@ impl Column for Utf8 {
         let texts = StringArray::from(self.0.finish());
         self.0 = BinaryBuilder::with_capacity(rows, bytes);
         Arc::new(texts)
+    }
+}
+
+/// A column of the payloads of records, left where they are.
+pub(crate) struct Payloads {
+    views: StringViewBuilder,
+    /// The batch of records that the last block is the memory of, by its address.
+    block: Option<(*const Records, u32)>,
+}
+
+impl Payloads {
+    /// # Errors
+    /// If the payload is no UTF-8.
+    pub(crate) fn append(&mut self, batch: &Records, record: &Record<'_>) -> Result<(), ArrowError> {
+        let (start, len) = (record.payload_start().unwrap_or_default(), record.payload().map_or(0, <[u8]>::len));
+        let block = match self.block {
+            Some((of, block)) if std::ptr::eq(of, batch) => block,
+            _ => {
+                let memory = Buffer::from(Bytes::from_owner(batch.memory_of_payloads()));
+                self.block.insert((batch, self.views.append_block(memory))).1
+            }
+        };
+        // A batch has at most 4 GiB.
+        self.views.try_append_view(block, start as u32, len as u32)
+    }
+}
+
+impl Column for Payloads {
+    fn empty(_: &DataType) -> Self {
+        Self { views: StringViewBuilder::new(), block: None }
+    }
+
+    fn take(&mut self) -> ArrayRef {
+        self.block = None;
+        Arc::new(self.views.finish())
     }
 }
 

@@ -3,11 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use deltalake::arrow::datatypes::{Schema, SchemaRef};
+use deltalake::arrow::datatypes::{DataType as Arrow, Field, FieldRef, Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
 use deltalake::kernel::{ArrayType, DataType, MapType, Metadata, Protocol, StructField, StructType};
 use deltalake::schema::MetadataValue;
 use subscription_core::{Error, ErrorKind, Money, Result, Table, Units};
+
+/// A column as it is handed to the writer. Bronze's payloads are most of all bytes: views of where they are anyway.
+fn as_written(table: Table, field: &FieldRef) -> FieldRef {
+    if table == Table::Bronze && field.name() == "payload" {
+        return Field::clone(field).with_data_type(Arrow::Utf8View).into();
+    }
+    field.clone()
+}
 
 /// Decimal places of `response_time_ms_sum`: whole microseconds.
 pub(crate) const RESPONSE_TIME_SCALE: u32 = 3;
@@ -22,7 +30,8 @@ pub(crate) struct Layout {
     pub(crate) columns: StructType,
     /// The columns as they are in memory.
     pub(crate) arrow: SchemaRef,
-    /// Those that are in the data files: all but the partition column, whose value is in the log.
+    /// Those that are in the data files, as they are handed to the writer: all but the partition column, whose value is
+    /// in the log.
     pub(crate) file: SchemaRef,
     /// The columns with statistics in the log, which readers prune by.
     pub(crate) statistics: &'static [&'static str],
@@ -69,8 +78,8 @@ impl Layout {
         }
         let columns = StructType::try_new(fields).expect("columns of different names");
         let arrow: Schema = (&columns).try_into_arrow().expect("types that Arrow has");
-        let in_files = arrow.fields().iter().filter(|field| field.name() != table.partition_column()).cloned();
-        let file = Schema::new(in_files.collect::<Vec<_>>());
+        let in_files = arrow.fields().iter().filter(|field| field.name() != table.partition_column());
+        let file = Schema::new(in_files.map(|field| as_written(table, field)).collect::<Vec<_>>());
         Self { table, row, columns, arrow: arrow.into(), file: file.into(), statistics, time, properties }
     }
 

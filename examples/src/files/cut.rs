@@ -177,8 +177,10 @@ impl Cutter {
         for (partition, slot) in (0..).zip(&mut self.partitions) {
             let Some(Partition { position, batch }) = slot else { continue };
             if self.line > *position && (!batch.is_empty() || self.line - *position >= quiet) {
-                let empty = RecordBatch::builder(self.topic.clone(), partition, self.line);
-                batches.push(std::mem::replace(batch, empty).finish(self.line));
+                let mut next = RecordBatch::builder(self.topic.clone(), partition, self.line);
+                // About as much will come again: growing step by step would copy it several times.
+                next.reserve(batch.len() + batch.len() / 8, batch.bytes() + batch.bytes() / 8);
+                batches.push(std::mem::replace(batch, next).finish(self.line));
                 *position = self.line;
             }
         }
