@@ -67,6 +67,6 @@ pub use store::{
 };
 pub use time::{Timestamp, WindowKind};
 pub use validate::{
-    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge,
-    peek,
+    ContentMode, EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE,
+    check_business, judge, peek,
 };
