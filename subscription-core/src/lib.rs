@@ -8,6 +8,7 @@ mod counter;
 mod decimal;
 mod dedup;
 mod distinct;
+mod emit;
 mod endpoint;
 mod error;
 mod event;
@@ -26,6 +27,7 @@ mod schema;
 mod sink;
 mod sketch;
 mod source;
+mod spool;
 mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -41,6 +43,7 @@ pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, Tenant
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use distinct::DistinctCount;
+pub use emit::{ChannelEmitter, Draft, Emitted, EmitterCounts, EmitterStamp, EventEmitter, FileEmitter};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
@@ -61,6 +64,7 @@ pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
 pub use sketch::LatencySketch;
 pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
+pub use spool::{Fsync, Spool, SpoolConfig, SpoolReader, Spooled};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
