@@ -179,7 +179,10 @@ mod tests {
     fn what_is_set_is_over_defaults_and_under_what_is_fixed() {
         let config = config().with_property("fetch.wait.max.ms", "7").expect("a property");
         let client = config.client(&[("fetch.wait.max.ms", "500"), ("a", "b")], &[("c", "d")]).expect("properties");
-        assert_eq!((client.get("fetch.wait.max.ms"), client.get("a"), client.get("c")), (Some("7"), Some("b"), Some("d")));
+        assert_eq!(
+            (client.get("fetch.wait.max.ms"), client.get("a"), client.get("c")),
+            (Some("7"), Some("b"), Some("d"))
+        );
         let error = config.client(&[], &[("fetch.wait.max.ms", "5")]).expect_err("fixed");
         assert!(error.to_string().contains("fetch.wait.max.ms") && error.help().is_some(), "{error}");
         config.client(&[], &[("fetch.wait.max.ms", "7")]).expect("the same value is no change");

@@ -1,6 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod admin;
+mod client;
 mod config;
 mod error;
+mod source;
 
+pub use admin::{TopicAdmin, TopicDescription, TopicDifference, TopicSpec};
 pub use config::KafkaConfig;
+pub use source::{KafkaSource, SourceOptions};
