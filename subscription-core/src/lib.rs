@@ -52,7 +52,7 @@ pub use memory::{
     MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
     StoredQuarantined, StoredRecord,
 };
-pub use partition::murmur2_partition;
+pub use partition::{Partitioner, Routing, murmur2_partition};
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
     WindowAlgorithm,
@@ -63,7 +63,7 @@ pub use rules::{AlertRules, BillingRules, Rules};
 pub use schema::EVENT_SCHEMA;
 pub use sink::{AlertSink, Delivery, Sink};
 pub use sketch::LatencySketch;
-pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
+pub use source::{OffsetRange, Placement, Source, SourceEvent, SourceIdentity, SourceProgress, Survey};
 pub use spool::{Fsync, Spool, SpoolConfig, SpoolReader, Spooled};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::value::RawValue;
 use subscription_core::testkit::reference::Reference;
 use subscription_core::testkit::traffic::{Broken, Framing, Traffic, TrafficConfig, TrafficRecord, cut};
-use subscription_core::{RecordBatch, Rules, Timestamp, peek};
+use subscription_core::{RecordBatch, Routing, Rules, Timestamp, peek};
 
 fn ndjson(config: TrafficConfig) -> String {
     let mut lines = Vec::new();
@@ -120,7 +120,7 @@ fn every_record_gets_the_code_it_was_made_for() {
         let config = TrafficConfig::trouble(seed);
         let records: Vec<TrafficRecord> = Traffic::new(config.clone()).collect();
         let batches = Traffic::new(config.clone()).to_batches(3, Framing::Topic { gaps: 0.05 }, 500);
-        let tables = Reference::of(&batches, &Rules::default(), &config.catalog, Some(3)).tables;
+        let tables = Reference::of(&batches, &Rules::default(), &config.catalog, Some(Routing::murmur2(3))).tables;
         // By payload and time, since the records are spread over partitions.
         let mut codes: BTreeMap<(Timestamp, Vec<u8>), Vec<String>> = BTreeMap::new();
         for row in tables.dead_letter.unwrap() {

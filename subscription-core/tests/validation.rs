@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use subscription_core::{
-    ApiUsageEvent, Catalog, ContentMode, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Rules, Timestamp, Units,
-    check_business, judge,
+    ApiUsageEvent, Catalog, ContentMode, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Routing, Rules, Timestamp,
+    Units, check_business, judge,
 };
 
 /// The workspace's `schemas/`; `None` in a packaged crate, which is tested without its surroundings.
@@ -74,7 +74,7 @@ impl Fixture {
         assert_eq!(mode.peek(&payload).tenant_id.as_deref(), Some(&*event.tenant_id));
         assert_eq!(mode.peek(&payload).event_timestamp, Some(event.event_timestamp));
         let ingestion = Timestamp::parse_rfc3339(&self.ingestion_time).expect("an ingestion time");
-        let routing = self.partition.zip(self.partitions);
+        let routing = self.partition.zip(self.partitions.map(Routing::murmur2));
         let codes = check_business(&event, ingestion, &Rules::default(), &Catalog::default(), routing);
         (if codes.is_empty() { "silver_api_usage" } else { "quarantine_silver" }, codes)
     }

@@ -34,7 +34,7 @@ impl Prepared {
         let (mut dead, mut quarantined) = (Vec::new(), Vec::new());
         let mut ids = BatchIds::with_capacity(records.len());
         let mut rows = RowsBuilder::new(&records);
-        let routing = config.routing.filter(|n| *n > 0).map(|n| (records.partition(), n));
+        let routing = config.routing.filter(|r| r.partitions > 0).map(|r| (records.partition(), r));
         let mut ingestion_time = None;
         for (index, record) in records.iter().enumerate() {
             let index = index as u32;

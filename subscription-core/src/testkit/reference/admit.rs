@@ -9,7 +9,7 @@ use super::PartitionEnd;
 use super::snapshot::{DeadLetterRow, QuarantineRow, RecordRow, SilverRows, Snapshot};
 use super::usage::Tenant;
 use crate::event::ApiUsageEvent;
-use crate::partition::murmur2_partition;
+use crate::partition::Routing;
 use crate::plan::Catalog;
 use crate::record::{MAX_PAYLOAD_BYTES, Record, RecordBatch};
 use crate::rows::{EventBatch, EventBatchBuilder, EventRow};
@@ -24,7 +24,7 @@ pub(super) struct Partition<'a> {
     number: u32,
     rules: &'a Rules,
     catalog: &'a Catalog,
-    routing: Option<u32>,
+    routing: Option<Routing>,
     end: PartitionEnd,
     /// The event times of all accepted events of a tenant and event id.
     accepted: HashMap<String, HashMap<Uuid, Vec<Timestamp>>>,
@@ -33,7 +33,7 @@ pub(super) struct Partition<'a> {
 }
 
 impl<'a> Partition<'a> {
-    pub(super) fn new(number: u32, rules: &'a Rules, catalog: &'a Catalog, routing: Option<u32>) -> Self {
+    pub(super) fn new(number: u32, rules: &'a Rules, catalog: &'a Catalog, routing: Option<Routing>) -> Self {
         Self {
             number,
             rules,
@@ -145,7 +145,7 @@ impl<'a> Partition<'a> {
         } else if implausible(hour, None) {
             errors.push("implausible_velocity:velocity_last_1hour");
         }
-        if self.routing.is_some_and(|n| murmur2_partition(event.tenant_id.as_bytes(), n) != self.number) {
+        if self.routing.is_some_and(|routing| routing.partition(&event.tenant_id) != self.number) {
             errors.push("misrouted:tenant_id");
         }
         errors.sort_unstable();

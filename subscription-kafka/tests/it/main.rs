@@ -1,0 +1,7 @@
+//! Against a real Apache Kafka, which the tests start themselves.
+
+mod admin;
+mod bad;
+mod broker;
+mod source;
+mod support;
