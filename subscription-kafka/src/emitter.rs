@@ -209,7 +209,7 @@ impl KafkaEmitter {
         taken
     }
 
-    /// Bytes of the spool on disk; `None` without one.
+    /// Bytes of the spool on disk; `None` without one, and once it is closed.
     pub fn spool_bytes(&self) -> Option<u64> {
         self.shared.state().spool.as_ref().map(Spool::bytes)
     }
@@ -277,6 +277,8 @@ impl EventEmitter for KafkaEmitter {
             // A panic of its is one of ours; there is nothing left to be saved.
             let _ = sender.join();
         }
+        // Another emitter may have it from now on.
+        self.shared.state().spool = None;
         if flushed.is_ok() {
             return Ok(());
         }

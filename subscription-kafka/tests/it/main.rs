@@ -3,5 +3,6 @@
 mod admin;
 mod bad;
 mod broker;
+mod emitter;
 mod source;
 mod support;
