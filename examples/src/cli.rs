@@ -8,6 +8,7 @@ use subscription_core::{Error, ErrorKind, Result, Table};
 use subscription_delta::Scan;
 
 use crate::demo::{self, Demo};
+use crate::emit::{self, Emit};
 use crate::exit::{At, EXIT_CODES, Exit, Failure, Outcome, report};
 use crate::generate::Generate;
 use crate::lake;
@@ -30,6 +31,8 @@ enum Command {
     Demo(Demo),
     /// Write made-up events to standard output, one JSON object a line
     Generate(Generate),
+    /// Send the records of files, or of standard input, to a Kafka topic
+    Emit(Emit),
     /// Read files to their end and fill the tables of a lake; run again, it goes on where the tables are
     Run(Box<Run>),
     /// Show rows, version, files, bytes and positions of each table, and the ledger
@@ -131,6 +134,11 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 async fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Demo(args) => summary(demo::demo(&args).await?, args.json),
+        Command::Emit(args) => {
+            let (exit, sent) = emit::emit(&args).await?;
+            print(&sent.render(&args.topic))?;
+            Ok(exit)
+        }
         Command::Run(args) => summary(run::run(&args).await?, args.json),
         Command::Tables(args) => tables(args).await,
         Command::Show(args) => show(args).await,
@@ -264,6 +272,7 @@ mod tests {
         for line in [
             "pipeline demo",
             "pipeline generate --events 10 --tenants 3 --seed 1 --rate 100",
+            "pipeline emit a b.gz - --kafka h:1 --topic t --rate 100 --property client.id=x --property a=b=c",
             "pipeline run --input a b.gz - --lake x --format events --partitions 8 --plans p.toml --config c.toml --commit-interval 1s",
             "pipeline run --input a --lake x --format access-log --tenant-by path:2",
             "pipeline tables --lake x --json",
@@ -275,7 +284,14 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["pipeline", "pipeline run --format csv", "pipeline generate", "pipeline show --lake x"] {
+        for line in [
+            "pipeline",
+            "pipeline emit --kafka h:1",
+            "pipeline emit a --kafka h --property x",
+            "pipeline run --format csv",
+            "pipeline generate",
+            "pipeline show --lake x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

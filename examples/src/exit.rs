@@ -20,6 +20,8 @@ pub enum Exit {
     Lake = 4,
     /// The lake is in use by another process, or was filled from other inputs or with other settings.
     Taken = 5,
+    /// The topic cannot be reached, read or written.
+    Topic = 6,
     /// Stopped by SIGINT after committing what was read.
     Interrupted = 130,
     /// Stopped by SIGTERM after committing what was read.
@@ -35,6 +37,7 @@ Exit codes:
   3    an input cannot be opened or read to its end
   4    the lake cannot be opened, read or written
   5    another process writes the lake, or it was filled from other inputs or with other settings
+  6    the topic cannot be reached, read or written
   130  interrupted (SIGINT); all that was read is committed
   143  terminated (SIGTERM); all that was read is committed";
 
@@ -64,6 +67,8 @@ pub trait At<T> {
     fn at_input(self) -> Outcome<T>;
     /// From the lake.
     fn at_lake(self) -> Outcome<T>;
+    /// From a topic.
+    fn at_topic(self) -> Outcome<T>;
 }
 
 impl<T> At<T> for subscription_core::Result<T> {
@@ -80,6 +85,13 @@ impl<T> At<T> for subscription_core::Result<T> {
 
     fn at_lake(self) -> Outcome<T> {
         self.map_err(|error| Failure { exit: general(&error).unwrap_or(Exit::Lake), error })
+    }
+
+    fn at_topic(self) -> Outcome<T> {
+        self.map_err(|error| {
+            let exit = if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Topic };
+            Failure { exit: general(&error).unwrap_or(exit), error }
+        })
     }
 }
 
@@ -140,6 +152,7 @@ mod tests {
             Exit::Input,
             Exit::Lake,
             Exit::Taken,
+            Exit::Topic,
             Exit::Interrupted,
             Exit::Terminated,
         ] {
@@ -158,6 +171,8 @@ mod tests {
         assert_eq!(exit(failure(ErrorKind::NotFound).at_lake()), Exit::Lake);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_input()), Exit::Input);
         assert_eq!(exit(failure(ErrorKind::Configuration).at_input()), Exit::Usage);
+        assert_eq!(exit(failure(ErrorKind::Unavailable).at_topic()), Exit::Topic);
+        assert_eq!(exit(failure(ErrorKind::Configuration).at_topic()), Exit::Usage);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_usage()), Exit::Usage);
     }
 }

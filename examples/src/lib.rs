@@ -6,6 +6,7 @@ pub mod cells;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod emit;
 pub mod exit;
 pub mod files;
 pub mod generate;

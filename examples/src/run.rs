@@ -66,7 +66,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
         .at_usage()?;
     let shown = tokio::spawn(progress::show(pipeline.events(), run.quiet));
     let stopped = Arc::new(AtomicU8::new(0));
-    let result = pipeline.run(signal(stopped.clone()).at_usage()?).await;
+    let result = pipeline.run(signal(stopped.clone(), "committing what was read").at_usage()?).await;
     // The events end with the pipeline; a bar is gone before anything else is printed.
     let _ = shown.await;
     let report = if input_failed.load(Ordering::Relaxed) { result.at_input()? } else { result.at_lake()? };
@@ -100,11 +100,14 @@ fn missing(setting: &str, help: &str) -> Error {
 }
 
 const SIGINT: u8 = 2;
-const SIGTERM: u8 = 15;
+pub(crate) const SIGTERM: u8 = 15;
 
-/// Completes when the process is asked to stop; a second time it ends at once, as by a crash, which loses nothing.
+/// Completes when the process is asked to stop, and says so; a second time it ends at once, as by a crash, which loses nothing.
 #[cfg(unix)]
-fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+pub(crate) fn signal(
+    which: Arc<AtomicU8>,
+    stopping: &'static str,
+) -> subscription_core::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot = |error| Error::new(ErrorKind::Other, "cannot listen to signals").with_source(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
@@ -115,7 +118,7 @@ fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output 
             _ = terminate.recv() => SIGTERM,
         };
         which.store(one, Ordering::Relaxed);
-        eprintln!("stopping: committing what was read (once more to stop at once)");
+        eprintln!("stopping: {stopping} (once more to stop at once)");
         tokio::spawn(async move {
             let exit = tokio::select! {
                 _ = interrupt.recv() => Exit::Interrupted,
@@ -127,10 +130,13 @@ fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output 
 }
 
 #[cfg(not(unix))]
-fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+pub(crate) fn signal(
+    which: Arc<AtomicU8>,
+    stopping: &'static str,
+) -> subscription_core::Result<impl Future<Output = ()>> {
     Ok(async move {
         let _ = tokio::signal::ctrl_c().await;
         which.store(SIGINT, Ordering::Relaxed);
-        eprintln!("stopping: committing what was read");
+        eprintln!("stopping: {stopping}");
     })
 }

@@ -49,8 +49,8 @@ pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
 pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use memory::{
-    MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
-    StoredQuarantined, StoredRecord,
+    MemoryAlerts, MemoryDeadLetters, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter,
+    StoredEvent, StoredQuarantined, StoredRecord,
 };
 pub use partition::{Partitioner, Routing, murmur2_partition};
 pub use plan::{
@@ -58,10 +58,12 @@ pub use plan::{
     WindowAlgorithm,
 };
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
-pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
+pub use rows::{
+    Admitted, Counts, DeadLetter, DeadLetters, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined,
+};
 pub use rules::{AlertRules, BillingRules, Rules};
 pub use schema::EVENT_SCHEMA;
-pub use sink::{AlertSink, Delivery, Sink};
+pub use sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 pub use sketch::LatencySketch;
 pub use source::{OffsetRange, Placement, Source, SourceEvent, SourceIdentity, SourceProgress, Survey};
 pub use spool::{Fsync, Spool, SpoolConfig, SpoolReader, Spooled};

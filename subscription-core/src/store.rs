@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::gold::{AlertRow, EndpointRow, UsageRow};
 use crate::record::RecordBatch;
-use crate::rows::{Admitted, EventBatch};
+use crate::rows::{Admitted, DeadLetters, EventBatch};
 use crate::time::Timestamp;
 
 /// The tables of the lake, in the order in which a span reaches them.
@@ -355,6 +355,17 @@ pub trait TableStore: Send + Sync {
 
     /// The row of Bronze or `dead_letter` with the greatest offset below `before`, as the record it was.
     async fn last_record(&self, topic: &str, partition: u32, before: u64) -> Result<Option<RecordBatch>>;
+
+    /// Rows of `dead_letter` of a partition with `from ≤ offset < to`, as the records they were: at most `max_rows` of
+    /// them. The span of the records is `[from, to)` where these are all, else it ends behind the last one.
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters>;
 
     /// Rows of Silver of a partition with `from ≤ offset < to`, in offset order: at most `max_rows` of them; empty
     /// where there are none.

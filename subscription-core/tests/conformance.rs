@@ -32,6 +32,11 @@ fn memory_sinks() {
     };
     block_on(conformance::sink(fresh, |sink, topic| Some(sink.events(topic).len())));
     block_on(conformance::alert_sink(async || MemoryAlerts::new(), |sink| Some(sink.alerts().len())));
+    let fresh = async || {
+        let sink = MemoryDeadLetters::new();
+        async move || sink.clone()
+    };
+    block_on(conformance::dead_letter_sink(fresh, |sink, topic| Some(sink.letters(topic).len())));
 }
 
 #[test]

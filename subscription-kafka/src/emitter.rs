@@ -200,10 +200,10 @@ impl KafkaEmitter {
     ///
     /// # Errors
     /// As [`EventEmitter::emit`].
-    pub fn forward(&self, key: Option<&str>, payload: &[u8], timestamp: Option<Timestamp>) -> Result<()> {
+    pub fn forward(&self, key: Option<&[u8]>, payload: &[u8], timestamp: Option<Timestamp>) -> Result<()> {
         let timestamp = timestamp.map(|timestamp| timestamp.millis());
         let mut state = self.shared.state();
-        let taken = self.shared.take(&mut state, Message { timestamp, key: key.map(str::as_bytes), payload });
+        let taken = self.shared.take(&mut state, Message { timestamp, key, payload });
         drop(state);
         self.shared.counts.took(&taken);
         taken

@@ -23,6 +23,6 @@ mod source;
 mod store;
 
 pub use emitter::emitter;
-pub use sinks::{alert_sink, sink};
+pub use sinks::{alert_sink, dead_letter_sink, sink};
 pub use source::{source, source_records};
 pub use store::table_store;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::AlertRow;
 use crate::record::RecordBatch;
-use crate::rows::EventBatch;
+use crate::rows::{DeadLetters, EventBatch};
 use crate::sink::{AlertSink, Delivery, Sink};
 use crate::source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 use crate::store::{AcceptedId, Commit, Committed, GoldRows, IdLookup, PartitionState, RangeRef, Settings, TableStore};
@@ -231,6 +231,18 @@ impl<T: TableStore> TableStore for FaultyStore<T> {
 
     async fn last_record(&self, topic: &str, partition: u32, before: u64) -> Result<Option<RecordBatch>> {
         self.faults.call("last_record", self.inner.last_record(topic, partition, before)).await
+    }
+
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters> {
+        let read = self.inner.read_dead_letters(topic, partition, from, to, max_rows);
+        self.faults.call("read_dead_letters", read).await
     }
 
     async fn read_silver(

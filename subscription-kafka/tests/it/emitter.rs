@@ -142,7 +142,7 @@ fn what_is_forwarded_arrives_as_it_is() {
     let kafka = runtime().block_on(topic(&broker.address(), "forwarded", 1));
     let emitter = KafkaEmitter::open(EmitterConfig::new(kafka.clone())).unwrap();
     let time = Timestamp::from_millis(1_767_225_600_000);
-    emitter.forward(Some("acme"), b"no JSON", Some(time)).unwrap();
+    emitter.forward(Some(b"acme"), b"no JSON", Some(time)).unwrap();
     emitter.forward(None, b"", None).unwrap();
     emitter.close(LONG).unwrap();
     let got = all(&kafka, 1);

@@ -3,6 +3,7 @@
 mod admin;
 mod bad;
 mod broker;
+mod dead_letter;
 mod emitter;
 mod source;
 mod support;
