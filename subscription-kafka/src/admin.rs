@@ -1,13 +1,14 @@
 //! Making a topic as it should be, and telling how one that is there differs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use serde_json::Value;
 use subscription_core::{Error, ErrorKind, Result};
 
-use crate::client::{ASK, Listening, topic_metadata, unanswered};
+use crate::client::{ASK, Listening, Said, topic_metadata, unanswered};
 use crate::config::KafkaConfig;
 use crate::error::Doing;
 
@@ -107,9 +108,10 @@ impl TopicDescription {
                 wanted: spec.partitions.to_string(),
                 found: self.partitions.to_string(),
                 effect: "fewer limit how many processes can share the work; more cost a little each",
-                remedy: "leave them: changing their number would put tenants in two of them. For another number make a new \
+                remedy:
+                    "leave them: changing their number would put tenants in two of them. For another number make a new \
                          topic, move the producers, and go on with a new lake once the old topic is read to its end"
-                    .to_owned(),
+                        .to_owned(),
             });
         }
         if self.replication < spec.replication {
@@ -210,7 +212,7 @@ impl TopicAdmin {
         let topic = spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let created = self.client.create_topics([&topic], &options()).await;
         match created.map_err(|e| unanswered(doing, e, self.said()))?.pop() {
-            None | Some(Ok(_)) => Ok(()),
+            None | Some(Ok(_)) => self.wait_until_known(partitions).await,
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Err(exists(spec, &self.describe().await?)),
             Some(Err((_, code))) => Err(doing.code(code, None)),
         }
@@ -222,7 +224,7 @@ impl TopicAdmin {
     /// `NotFound`, where there is none; what the cluster says otherwise.
     pub async fn describe(&self) -> Result<TopicDescription> {
         let topic = self.config.topic();
-        let metadata = topic_metadata(self.client.inner(), &self.config, &self.client.inner().context().0)?;
+        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
         let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
         let resource = ResourceSpecifier::Topic(topic);
         let doing = Doing { what: "ask for the configuration of the topic", config: &self.config };
@@ -241,8 +243,27 @@ impl TopicAdmin {
         })
     }
 
-    fn said(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.client.inner().context().0.take()
+    /// A new topic takes a moment to be known to all brokers: whoever is told that it is there may use it.
+    async fn wait_until_known(&self, partitions: i32) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let known = topic_metadata(self.client.inner(), &self.config, self.said());
+            let led = |metadata: &rdkafka::metadata::Metadata| {
+                let led = metadata.topics().iter().flat_map(|topic| topic.partitions()).filter(|p| p.leader() >= 0);
+                led.count() == partitions as usize
+            };
+            match known {
+                Ok(metadata) if led(&metadata) => return Ok(()),
+                // It is there; that a partition has no leader yet is for `describe` to tell.
+                _ if tries == 100 => return Ok(()),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+            tries += 1;
+        }
+    }
+
+    fn said(&self) -> &Said {
+        &self.client.inner().context().0
     }
 }
 

@@ -63,7 +63,6 @@ pub struct KafkaSource {
     consumer: Option<Arc<BaseConsumer<Context>>>,
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
-    subscribed: bool,
 }
 
 /// What exactly-once rests on.
@@ -118,15 +117,7 @@ impl KafkaSource {
             .name("usage-kafka".to_owned())
             .spawn(move || poller::run(&polled))
             .map_err(|e| Error::new(ErrorKind::Other, "cannot start a thread").with_source(e))?;
-        Ok(Self {
-            topic,
-            options,
-            queue,
-            consumer: Some(consumer),
-            commands: Some(commands),
-            thread: Some(thread),
-            subscribed: false,
-        })
+        Ok(Self { topic, options, queue, consumer: Some(consumer), commands: Some(commands), thread: Some(thread) })
     }
 
     fn consumer(&self) -> Result<&Arc<BaseConsumer<Context>>> {
@@ -207,11 +198,12 @@ impl Source for KafkaSource {
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {
-        if !self.subscribed {
-            let consumer = self.consumer()?;
-            let doing = Doing { what: "join the consumer group", config: &consumer.context().config };
+        let consumer = self.consumer()?;
+        let context = consumer.context();
+        if !context.subscribed.load(Ordering::Relaxed) {
+            let doing = Doing { what: "join the consumer group", config: &context.config };
             consumer.subscribe(&[&*self.topic]).map_err(|e| doing.failed(e))?;
-            self.subscribed = true;
+            context.subscribed.store(true, Ordering::Relaxed);
         }
         self.queue.next().await
     }

@@ -11,9 +11,7 @@ use subscription_core::{
 };
 use subscription_kafka::KafkaConfig;
 
-use crate::support::{
-    client, forget, next, open, produce, producer, runtime, shared, start_assigned, topic, unique,
-};
+use crate::support::{client, forget, next, open, produce, producer, runtime, shared, start_assigned, topic, unique};
 
 fn record(text: &str) -> RecordBatch {
     let mut batch = RecordBatch::builder("usage".into(), 0, 0);
@@ -57,7 +55,10 @@ fn records_come_as_they_are() {
         let wanted = wanted.finish(4);
         let producer = producer(&config);
         produce(&config, &producer, &[wanted.clone()]);
-        producer.send(BaseRecord::<[u8], [u8]>::to(config.topic()).partition(0).payload(&long)).map_err(|e| e.0).unwrap();
+        producer
+            .send(BaseRecord::<[u8], [u8]>::to(config.topic()).partition(0).payload(&long))
+            .map_err(|e| e.0)
+            .unwrap();
         producer.flush(Duration::from_secs(60)).unwrap();
 
         let mut source = open(&config, true);
@@ -132,7 +133,9 @@ fn transactions_leave_gaps_that_positions_pass() {
                 SourceEvent::Records(batch) => {
                     assert_eq!(batch.from(), at, "spans follow each other");
                     at = batch.to();
-                    seen.extend(batch.iter().map(|r| (r.offset(), String::from_utf8_lossy(r.payload().unwrap()).into_owned())));
+                    seen.extend(
+                        batch.iter().map(|r| (r.offset(), String::from_utf8_lossy(r.payload().unwrap()).into_owned())),
+                    );
                 }
                 SourceEvent::End => break,
                 event => panic!("{event:?}"),
@@ -175,12 +178,11 @@ fn partitions_move_to_a_second_member_and_back() {
         let mut first = open(&config, false);
         let mut mine = start_assigned(&mut first).await;
         assert_eq!(mine.len(), 4);
-        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let second = tokio::spawn({
             let mut second = open(&config, false);
             async move {
                 let got = start_assigned(&mut second).await;
-                stopped.try_recv().ok();
                 stopped.await.ok();
                 drop(second);
                 got
@@ -322,8 +324,7 @@ fn lag_is_told_and_the_group_follows_the_lake() {
         let asking: rdkafka::consumer::BaseConsumer = client(&config).set("group.id", config.topic()).create().unwrap();
         let mut list = rdkafka::TopicPartitionList::new();
         list.add_partition(config.topic(), 0);
-        let committed =
-            rdkafka::consumer::Consumer::committed_offsets(&asking, list, Duration::from_secs(10)).unwrap();
+        let committed = rdkafka::consumer::Consumer::committed_offsets(&asking, list, Duration::from_secs(10)).unwrap();
         assert_eq!(committed.elements()[0].offset(), rdkafka::Offset::Offset(5));
     });
 }
