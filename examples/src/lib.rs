@@ -9,6 +9,7 @@ pub mod demo;
 pub mod exit;
 pub mod files;
 pub mod generate;
+pub mod kafka;
 pub mod lake;
 pub mod lines;
 pub mod progress;

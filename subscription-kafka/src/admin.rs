@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
-use subscription_core::{Error, ErrorKind, Result};
+use subscription_core::{Error, ErrorKind, OffsetRange, Result};
 
-use crate::client::{ASK, Listening, Said, topic_metadata, unanswered};
+use crate::client::{ASK, Listening, Said, offsets, topic_metadata, unanswered};
 use crate::config::KafkaConfig;
 use crate::error::Doing;
 
@@ -241,6 +243,39 @@ impl TopicAdmin {
             config: entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect(),
             leaderless: partitions.iter().filter(|p| p.leader() < 0).map(|p| p.id() as u32).collect(),
         })
+    }
+
+    /// The offsets that each partition holds for a reader of committed records.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub fn offsets(&self) -> Result<Vec<OffsetRange>> {
+        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len() as u32);
+        (0..partitions).map(|partition| offsets(self.client.inner(), &self.config, self.said(), partition)).collect()
+    }
+
+    /// The offsets that the configuration's group has committed, where it has: how far tools believe it to be.
+    ///
+    /// # Errors
+    /// `Configuration` without a group; what the cluster says.
+    pub fn committed(&self, partitions: u32) -> Result<Vec<Option<u64>>> {
+        let doing = Doing { what: "ask for the offsets of the group", config: &self.config };
+        let Some(group) = self.config.group() else {
+            return Err(
+                Error::new(ErrorKind::Configuration, "no consumer group is given").with_help("name one: --group")
+            );
+        };
+        let mut client = self.config.client(&[], &[])?;
+        let consumer: BaseConsumer = client.set("group.id", group).create().map_err(|e| doing.failed(e))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(self.config.topic(), 0, partitions.saturating_sub(1) as i32);
+        let committed = consumer.committed_offsets(list, ASK).map_err(|e| doing.failed(e))?;
+        let offset = |partition| match committed.find_partition(self.config.topic(), partition as i32)?.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        Ok((0..partitions).map(offset).collect())
     }
 
     /// A new topic takes a moment to be known to all brokers: whoever is told that it is there may use it.

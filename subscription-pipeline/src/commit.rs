@@ -10,7 +10,7 @@ use subscription_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::partition::PartitionCut;
+use crate::partition::{Misrouted, PartitionCut};
 use crate::retry::Retry;
 
 /// The tables of the first commit, in order. The table of rejects goes first, so that it never stands behind the
@@ -47,6 +47,7 @@ pub(crate) struct RowsDone {
     pub(crate) released: usize,
     pub(crate) committed: Committed,
     pub(crate) took: Duration,
+    pub(crate) misrouted: Vec<(u32, Misrouted)>,
     pub(crate) gold: Option<GoldPart>,
 }
 
@@ -124,7 +125,8 @@ impl Committer {
             }
         }
         let took = Duration::from_nanos(self.clock.monotonic_nanos() - started);
-        Ok(RowsDone { standing, tables: moved, records, released, committed, took, gold: gold_part(cuts) })
+        let misrouted = cuts.iter_mut().filter_map(|cut| Some((cut.partition, cut.misrouted.take()?))).collect();
+        Ok(RowsDone { standing, tables: moved, records, released, committed, took, misrouted, gold: gold_part(cuts) })
     }
 
     /// Shows alerts to their sinks and makes the rows of Gold durable.
@@ -204,6 +206,9 @@ fn counters(table: Table, cut: &PartitionCut) -> Vec<(Counter, i64)> {
         Table::Bronze => {
             keep(Counter::Read, cut.counts.read as i64);
             keep(Counter::DeadLettered, cut.counts.dead_lettered as i64);
+            if cut.skipped > 0 {
+                keep(Counter::Skipped, cut.skipped as i64);
+            }
         }
         Table::DeadLetter => keep(Counter::DeadLettered, cut.counts.dead_lettered as i64),
         Table::Quarantine => keep(Counter::Quarantined, cut.counts.quarantined as i64),

@@ -36,6 +36,7 @@ use crate::run::Run;
 /// # }
 /// ```
 pub struct Pipeline {
+    pub(crate) name: String,
     pub(crate) source: Box<dyn Source>,
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
@@ -86,6 +87,7 @@ impl Pipeline {
 /// Puts a [`Pipeline`] together.
 #[derive(Default)]
 pub struct PipelineBuilder {
+    name: Option<String>,
     source: Option<Box<dyn Source>>,
     store: Option<Arc<dyn TableStore>>,
     sinks: Vec<Arc<dyn Sink>>,
@@ -97,9 +99,21 @@ pub struct PipelineBuilder {
 }
 
 impl PipelineBuilder {
+    /// The name that the lake knows the pipeline by: a lake is filled by one pipeline, however many processes run it.
+    /// Where the store keeps positions by a name of its own, give it the same. Default: `pipeline`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// Where records come from. Needed.
-    pub fn source(mut self, source: impl Source + 'static) -> Self {
-        self.source = Some(Box::new(source));
+    pub fn source(self, source: impl Source + 'static) -> Self {
+        self.boxed_source(Box::new(source))
+    }
+
+    /// [`PipelineBuilder::source`] for one that is chosen while the program runs.
+    pub fn boxed_source(mut self, source: Box<dyn Source>) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -164,6 +178,7 @@ impl PipelineBuilder {
         positive("max_uncommitted_bytes", self.config.max_uncommitted_bytes)?;
         positive("max_gold_bytes", self.config.max_gold_bytes)?;
         Ok(Pipeline {
+            name: self.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
             source: self.source.ok_or_else(|| missing("source"))?,
             store: self.store.ok_or_else(|| missing("store"))?,
             sinks: self.sinks,
@@ -176,6 +191,9 @@ impl PipelineBuilder {
         })
     }
 }
+
+/// The name of a pipeline that was given none.
+pub(crate) const DEFAULT_NAME: &str = "pipeline";
 
 /// A runtime that suits a pipeline, for programs that have none.
 ///
