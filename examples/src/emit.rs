@@ -1,5 +1,6 @@
 //! `pipeline emit`: records of files, to a topic.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,10 +8,11 @@ use std::time::Duration;
 
 use clap::Args;
 use subscription_core::{Clock, Error, ErrorKind, EventEmitter, Source, SourceEvent, SystemClock};
-use subscription_kafka::{EmitterConfig, KafkaConfig, KafkaEmitter, TopicAdmin};
+use subscription_kafka::{EmitterConfig, KafkaEmitter, TopicAdmin};
 
 use crate::exit::{At, Exit, Failure, Outcome};
 use crate::files::{FileOptions, FileSource, Input};
+use crate::kafka::Cluster;
 use crate::run::{SIGTERM, signal};
 use crate::text;
 
@@ -27,31 +29,20 @@ pub struct Emit {
     #[arg(value_name = "FILE", required = true)]
     pub input: Vec<PathBuf>,
 
-    /// Brokers to begin with
-    #[arg(long, value_name = "HOST:PORT", env = "PIPELINE_KAFKA")]
-    pub kafka: String,
-
-    /// The topic
-    #[arg(long, value_name = "T", env = "PIPELINE_TOPIC", default_value = "api-usage-events.v1")]
-    pub topic: String,
+    /// Where to.
+    #[command(flatten)]
+    pub cluster: Cluster,
 
     /// So many records a second at most [default: as fast as the broker takes them]
     #[arg(long, value_name = "N", value_parser = crate::generate::positive)]
     pub rate: Option<f64>,
-
-    /// A property of the Kafka client by its own name, such as security.protocol=sasl_ssl; may be given again
-    #[arg(long, value_name = "NAME=VALUE", value_parser = property)]
-    pub property: Vec<(String, String)>,
-}
-
-fn property(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// What was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sent {
+    /// The topic.
+    pub topic: String,
     /// Records that the broker has confirmed.
     pub records: u64,
     /// Records too large to be sent.
@@ -62,9 +53,10 @@ pub struct Sent {
 
 impl Sent {
     /// As people read it.
-    pub fn render(&self, topic: &str) -> String {
+    pub fn render(&self) -> String {
         let (count, time) = (text::count(self.records), text::duration(self.took));
-        let mut line = format!("{count} records to {topic} in {time} ({})\n", text::rate(self.records, self.took));
+        let mut line =
+            format!("{count} records to {} in {time} ({})\n", self.topic, text::rate(self.records, self.took));
         if self.too_large > 0 {
             line += &format!("{} records left out: too large for the topic\n", text::count(self.too_large));
         }
@@ -78,12 +70,11 @@ impl Sent {
 /// # Errors
 /// With the exit code by what failed.
 pub async fn emit(emit: &Emit) -> Outcome<(Exit, Sent)> {
-    let kafka = KafkaConfig::new(&emit.kafka, &emit.topic).at_usage()?;
-    let kafka =
-        emit.property.iter().try_fold(kafka, |kafka, (name, value)| kafka.with_property(name, value)).at_usage()?;
+    let kafka = emit.cluster.config(&BTreeMap::new()).at_usage()?;
+    let mut sent = Sent { topic: kafka.topic().to_owned(), ..Sent::default() };
     let inputs = emit.input.iter().cloned().map(Input::from).collect();
     let mut source = FileSource::open(inputs, FileOptions { partitions: 1, ..FileOptions::default() }).at_input()?;
-    TopicAdmin::new(kafka.clone()).at_topic()?.describe().await.at_topic()?;
+    TopicAdmin::new(kafka.clone()).at_input()?.describe().await.at_input()?;
     let emitter = Arc::new(
         KafkaEmitter::open(EmitterConfig::new(kafka).with_name("pipeline-emit").on_problem(tell())).at_usage()?,
     );
@@ -91,7 +82,7 @@ pub async fn emit(emit: &Emit) -> Outcome<(Exit, Sent)> {
     let stop = signal(stopped.clone(), "waiting for what is on its way").at_usage()?;
     tokio::pin!(stop);
     let clock = SystemClock::new();
-    let (mut sent, mut pace) = (Sent::default(), Pace { rate: emit.rate, clock, taken: 0 });
+    let mut pace = Pace { rate: emit.rate, clock, taken: 0 };
     loop {
         let event = tokio::select! {
             biased;
@@ -121,8 +112,8 @@ pub async fn emit(emit: &Emit) -> Outcome<(Exit, Sent)> {
     sent.took = Duration::from_nanos(clock.monotonic_nanos());
     closed
         .map_err(|error| Error::new(ErrorKind::Invariant, "the emitter panicked").with_source(error))
-        .at_topic()?
-        .at_topic()?;
+        .at_input()?
+        .at_input()?;
     let exit = match stopped.load(Ordering::Relaxed) {
         0 if sent.too_large > 0 => Exit::Input,
         0 => Exit::Ok,
@@ -161,7 +152,7 @@ async fn send(
             if delivered > before {
                 waiting = None;
             } else if !error.is_retryable() || u128::from(now - since) > GIVE_UP.as_nanos() {
-                return Err(Failure { exit: Exit::Topic, error });
+                return Err(Failure { exit: Exit::Input, error });
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -20,8 +20,8 @@ pub enum Exit {
     Lake = 4,
     /// The lake is in use by another process, or was filled from other inputs or with other settings.
     Taken = 5,
-    /// The topic cannot be reached, read or written.
-    Topic = 6,
+    /// Records that come next are gone from the topic.
+    Gone = 6,
     /// Stopped by SIGINT after committing what was read.
     Interrupted = 130,
     /// Stopped by SIGTERM after committing what was read.
@@ -34,10 +34,10 @@ Exit codes:
   0    done
   1    verify found the lake broken, or this program contradicts itself
   2    a flag, a configuration file or a plan catalog is wrong
-  3    an input cannot be opened or read to its end
+  3    an input cannot be opened or read to its end, or a topic or its brokers cannot be reached
   4    the lake cannot be opened, read or written
-  5    another process writes the lake, or it was filled from other inputs or with other settings
-  6    the topic cannot be reached, read or written
+  5    another process writes the lake, or it was filled from other inputs or with other settings; or a topic is not as it should be
+  6    records that come next are gone from the topic (retention passed the lake's position)
   130  interrupted (SIGINT); all that was read is committed
   143  terminated (SIGTERM); all that was read is committed";
 
@@ -67,8 +67,6 @@ pub trait At<T> {
     fn at_input(self) -> Outcome<T>;
     /// From the lake.
     fn at_lake(self) -> Outcome<T>;
-    /// From a topic.
-    fn at_topic(self) -> Outcome<T>;
 }
 
 impl<T> At<T> for subscription_core::Result<T> {
@@ -86,13 +84,6 @@ impl<T> At<T> for subscription_core::Result<T> {
     fn at_lake(self) -> Outcome<T> {
         self.map_err(|error| Failure { exit: general(&error).unwrap_or(Exit::Lake), error })
     }
-
-    fn at_topic(self) -> Outcome<T> {
-        self.map_err(|error| {
-            let exit = if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Topic };
-            Failure { exit: general(&error).unwrap_or(exit), error }
-        })
-    }
 }
 
 /// The exit code of the kinds that mean the same wherever they come from.
@@ -100,6 +91,7 @@ fn general(error: &Error) -> Option<Exit> {
     match error.kind() {
         ErrorKind::Fenced | ErrorKind::Mismatch => Some(Exit::Taken),
         ErrorKind::Invariant => Some(Exit::Broken),
+        ErrorKind::Gap => Some(Exit::Gone),
         _ => None,
     }
 }
@@ -152,7 +144,7 @@ mod tests {
             Exit::Input,
             Exit::Lake,
             Exit::Taken,
-            Exit::Topic,
+            Exit::Gone,
             Exit::Interrupted,
             Exit::Terminated,
         ] {
@@ -171,8 +163,6 @@ mod tests {
         assert_eq!(exit(failure(ErrorKind::NotFound).at_lake()), Exit::Lake);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_input()), Exit::Input);
         assert_eq!(exit(failure(ErrorKind::Configuration).at_input()), Exit::Usage);
-        assert_eq!(exit(failure(ErrorKind::Unavailable).at_topic()), Exit::Topic);
-        assert_eq!(exit(failure(ErrorKind::Configuration).at_topic()), Exit::Usage);
         assert_eq!(exit(failure(ErrorKind::NotFound).at_usage()), Exit::Usage);
     }
 }

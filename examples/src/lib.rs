@@ -10,6 +10,7 @@ pub mod emit;
 pub mod exit;
 pub mod files;
 pub mod generate;
+pub mod kafka;
 pub mod lake;
 pub mod lines;
 pub mod progress;

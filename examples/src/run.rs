@@ -1,4 +1,4 @@
-//! `pipeline run`: from files to every table.
+//! `pipeline run`: from files, or a topic, to every table.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::Args;
-use subscription_core::{Error, ErrorKind};
+use subscription_core::{Error, ErrorKind, Source};
 use subscription_delta::{DeltaConfig, DeltaStore};
+use subscription_kafka::{DeadLetterConfig, KafkaConfig, KafkaDeadLetters, KafkaSource, TopicAdmin};
 use subscription_pipeline::Pipeline;
 
 use crate::config::Settings;
@@ -43,21 +44,45 @@ pub struct Run {
 pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let file = run.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::load).at_usage()?;
     let settings = run.settings.clone().over(file);
-    let inputs =
-        settings.input.as_deref().ok_or_else(|| missing("input", "name files: --input access.log")).at_usage()?;
+    let name = settings.name.as_deref().unwrap_or(lake::DEFAULT_NAME);
+    let topic = settings.kafka.config(name).at_usage()?;
     let lake = settings.lake.as_deref().ok_or_else(|| missing("lake", "name a folder for the tables: --lake ./lake"));
-    let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?;
+    let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?.pipeline(name);
     let catalog = settings.catalog().at_usage()?;
-    let options = settings.file_options(&catalog).at_usage()?;
     let config = settings.pipeline().at_usage()?;
-    let inputs = inputs.iter().cloned().map(Input::from).collect();
-    let source = FileSource::open(inputs, options).at_input()?;
-    let input_failed = source.failed();
+    let (source, input_failed): (Box<dyn Source>, _) = match topic {
+        Some(_) if settings.input.is_some() => {
+            let both = Error::new(ErrorKind::Configuration, "files and a topic are given, and a lake has one input");
+            return Err(both.with_help("give --input or --kafka")).at_usage();
+        }
+        Some(topic) => {
+            warn_of(&topic, run.quiet).await?;
+            let source = KafkaSource::open(topic, settings.kafka.options()).at_usage()?;
+            let failed = source.failed();
+            (Box::new(source), failed)
+        }
+        None => {
+            let files = settings.input.as_deref();
+            let help = "name files: --input access.log; or a topic: --kafka localhost:9092";
+            let files = files.ok_or_else(|| missing("input", help)).at_usage()?;
+            let options = settings.file_options(&catalog).at_usage()?;
+            let source = FileSource::open(files.iter().cloned().map(Input::from).collect(), options).at_input()?;
+            let failed = source.failed();
+            (Box::new(source), failed)
+        }
+    };
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
 
     let before = lake::reached(&store).await.at_lake()?;
-    let pipeline = Pipeline::builder()
-        .source(source)
+    let mut pipeline = Pipeline::builder();
+    if let Some(topic) = settings.kafka.dead_letters().at_usage()? {
+        TopicAdmin::new(topic.clone()).at_usage()?.describe().await.at_input()?;
+        let sink = KafkaDeadLetters::new(DeadLetterConfig::new(topic, name).at_usage()?).at_usage()?;
+        pipeline = pipeline.dead_letter_sink(Arc::new(sink));
+    }
+    let pipeline = pipeline
+        .name(name)
+        .boxed_source(source)
         .store(store.clone())
         .config(config)
         .rules(settings.rules.clone().unwrap_or_default())
@@ -93,6 +118,14 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
         });
     }
     Ok((exit, summary))
+}
+
+/// Says what of a topic is apt to go wrong. What keeps it from being read is said by who reads it.
+async fn warn_of(topic: &KafkaConfig, quiet: bool) -> Outcome<()> {
+    if !quiet && let Ok(topic) = TopicAdmin::new(topic.clone()).at_usage()?.describe().await {
+        topic.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 fn missing(setting: &str, help: &str) -> Error {

@@ -423,7 +423,7 @@ impl Verifier {
                 let rows = |table| partition.before(table, position);
                 use Table::{Bronze, DeadLetter, Quarantine, Silver};
                 let (needs, counted): (&[Table], i64) = match counter {
-                    Counter::Watermark | Counter::IngestionTime => continue,
+                    Counter::Watermark | Counter::IngestionTime | Counter::Skipped => continue,
                     Counter::Read => (&[Bronze, DeadLetter], rows(Bronze) + rows(DeadLetter)),
                     Counter::DeadLettered => (&[DeadLetter], rows(DeadLetter)),
                     Counter::Accepted => (&[Silver], rows(Silver)),

@@ -106,11 +106,13 @@ pub enum Counter {
     Duplicates,
     /// Records that failed validation.
     Quarantined,
+    /// Offsets that were skipped because the source no longer had their records.
+    Skipped,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Watermark,
         Self::IngestionTime,
         Self::Read,
@@ -118,6 +120,7 @@ impl Counter {
         Self::Accepted,
         Self::Duplicates,
         Self::Quarantined,
+        Self::Skipped,
     ];
 
     /// The counter's name, as the lake stores it.
@@ -130,6 +133,7 @@ impl Counter {
             Self::Accepted => "accepted",
             Self::Duplicates => "duplicates",
             Self::Quarantined => "quarantined",
+            Self::Skipped => "skipped",
         }
     }
 }

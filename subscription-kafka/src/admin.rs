@@ -1,13 +1,16 @@
 //! Making a topic as it should be, and telling how one that is there differs.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
-use subscription_core::{Error, ErrorKind, Result};
+use subscription_core::{Error, ErrorKind, OffsetRange, Result};
 
-use crate::client::{ASK, Listening, topic_metadata, unanswered};
+use crate::client::{ASK, Listening, Said, offsets, topic_metadata, unanswered};
 use crate::config::KafkaConfig;
 use crate::error::Doing;
 
@@ -211,7 +214,7 @@ impl TopicAdmin {
         let topic = spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let created = self.client.create_topics([&topic], &options()).await;
         match created.map_err(|e| unanswered(doing, e, self.said()))?.pop() {
-            None | Some(Ok(_)) => Ok(()),
+            None | Some(Ok(_)) => self.wait_until_known(partitions).await,
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Err(exists(spec, &self.describe().await?)),
             Some(Err((_, code))) => Err(doing.code(code, None)),
         }
@@ -223,7 +226,7 @@ impl TopicAdmin {
     /// `NotFound`, where there is none; what the cluster says otherwise.
     pub async fn describe(&self) -> Result<TopicDescription> {
         let topic = self.config.topic();
-        let metadata = topic_metadata(self.client.inner(), &self.config, &self.client.inner().context().0)?;
+        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
         let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
         let resource = ResourceSpecifier::Topic(topic);
         let doing = Doing { what: "ask for the configuration of the topic", config: &self.config };
@@ -242,8 +245,60 @@ impl TopicAdmin {
         })
     }
 
-    fn said(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.client.inner().context().0.take()
+    /// The offsets that each partition holds for a reader of committed records.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub fn offsets(&self) -> Result<Vec<OffsetRange>> {
+        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
+        let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len() as u32);
+        (0..partitions).map(|partition| offsets(self.client.inner(), &self.config, self.said(), partition)).collect()
+    }
+
+    /// The offsets that the configuration's group has committed, where it has: how far tools believe it to be.
+    ///
+    /// # Errors
+    /// `Configuration` without a group; what the cluster says.
+    pub fn committed(&self, partitions: u32) -> Result<Vec<Option<u64>>> {
+        let doing = Doing { what: "ask for the offsets of the group", config: &self.config };
+        let Some(group) = self.config.group() else {
+            return Err(
+                Error::new(ErrorKind::Configuration, "no consumer group is given").with_help("name one: --group")
+            );
+        };
+        let mut client = self.config.client(&[], &[])?;
+        let consumer: BaseConsumer = client.set("group.id", group).create().map_err(|e| doing.failed(e))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(self.config.topic(), 0, partitions.saturating_sub(1) as i32);
+        let committed = consumer.committed_offsets(list, ASK).map_err(|e| doing.failed(e))?;
+        let offset = |partition| match committed.find_partition(self.config.topic(), partition as i32)?.offset() {
+            Offset::Offset(offset) => u64::try_from(offset).ok(),
+            _ => None,
+        };
+        Ok((0..partitions).map(offset).collect())
+    }
+
+    /// A new topic takes a moment to be known to all brokers: whoever is told that it is there may use it.
+    async fn wait_until_known(&self, partitions: i32) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let known = topic_metadata(self.client.inner(), &self.config, self.said());
+            let led = |metadata: &rdkafka::metadata::Metadata| {
+                let led = metadata.topics().iter().flat_map(|topic| topic.partitions()).filter(|p| p.leader() >= 0);
+                led.count() == partitions as usize
+            };
+            match known {
+                Ok(metadata) if led(&metadata) => return Ok(()),
+                // It is there; that a partition has no leader yet is for `describe` to tell.
+                _ if tries == 100 => return Ok(()),
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+            tries += 1;
+        }
+    }
+
+    fn said(&self) -> &Said {
+        &self.client.inner().context().0
     }
 }
 

@@ -30,9 +30,14 @@ impl Said {
         }
     }
 
-    /// What was said, once.
-    pub(crate) fn take(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What was said last.
+    pub(crate) fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All is well again.
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
@@ -54,16 +59,23 @@ fn tidy(reason: &str) -> String {
 }
 
 /// The error of a question that failed: what was said of the connection tells more than that it timed out.
-pub(crate) fn unanswered(doing: Doing<'_>, error: KafkaError, said: Option<(RDKafkaErrorCode, String)>) -> Error {
+pub(crate) fn unanswered(doing: Doing<'_>, error: KafkaError, said: &Said) -> Error {
     use RDKafkaErrorCode as C;
-    let vague = matches!(
-        error.rdkafka_error_code(),
-        Some(C::OperationTimedOut | C::BrokerTransportFailure | C::AllBrokersDown | C::TimedOutQueue)
-    );
-    match said {
-        Some((code, reason)) if vague => doing.code(code, Some(&reason)),
-        _ => doing.failed(error),
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(code),
+        _ => error.rdkafka_error_code(),
+    };
+    let vague = [C::OperationTimedOut, C::BrokerTransportFailure, C::AllBrokersDown, C::TimedOutQueue];
+    if code.is_some_and(|code| vague.contains(&code)) {
+        // The thread that is told of connections may be a moment behind.
+        for _ in 0..25 {
+            match said.last() {
+                Some((code, reason)) => return doing.code(code, Some(&reason)),
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
     }
+    doing.failed(error)
 }
 
 /// The cluster's description of a topic; `NotFound` where there is none of that name.
@@ -73,7 +85,8 @@ pub(crate) fn topic_metadata<C: ClientContext>(
     said: &Said,
 ) -> Result<Metadata> {
     let doing = Doing { what: "ask for the topic", config };
-    let metadata = client.fetch_metadata(Some(config.topic()), ASK).map_err(|e| unanswered(doing, e, said.take()))?;
+    let metadata = client.fetch_metadata(Some(config.topic()), ASK).map_err(|e| unanswered(doing, e, said))?;
+    said.forget();
     match metadata.topics().first() {
         Some(topic) => match topic.error() {
             Some(error) => Err(match doing.code(error.into(), None) {
@@ -97,7 +110,7 @@ pub(crate) fn offsets<C: ClientContext>(
     let doing = Doing { what: "ask for the offsets of a partition", config };
     let (first, end) = client
         .fetch_watermarks(config.topic(), partition as i32, ASK)
-        .map_err(|e| unanswered(doing, e, said.take()).with("partition", partition))?;
+        .map_err(|e| unanswered(doing, e, said).with("partition", partition))?;
     Ok(OffsetRange { first: first.max(0) as u64, end: end.max(0) as u64 })
 }
 

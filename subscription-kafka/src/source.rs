@@ -3,14 +3,16 @@
 mod poller;
 mod queue;
 mod reading;
+mod survey;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use subscription_core::{
     Error, ErrorKind, OffsetRange, Placement, Result, Source, SourceEvent, SourceIdentity, SourceProgress, Survey,
@@ -58,12 +60,13 @@ pub struct SourceOptions {
 pub struct KafkaSource {
     topic: Arc<str>,
     options: SourceOptions,
+    client: ClientConfig,
     queue: Arc<Queue>,
     /// Taken when the source is dropped.
     consumer: Option<Arc<BaseConsumer<Context>>>,
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
-    subscribed: bool,
+    failed: Arc<AtomicBool>,
 }
 
 /// What exactly-once rests on.
@@ -121,12 +124,26 @@ impl KafkaSource {
         Ok(Self {
             topic,
             options,
+            client,
             queue,
             consumer: Some(consumer),
             commands: Some(commands),
             thread: Some(thread),
-            subscribed: false,
+            failed: Arc::default(),
         })
+    }
+
+    /// Whether the source has answered an error that is final, for who wants to tell it from one of the lake after the
+    /// source was given away.
+    pub fn failed(&self) -> Arc<AtomicBool> {
+        self.failed.clone()
+    }
+
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if result.as_ref().is_err_and(|error| !error.is_retryable()) {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     fn consumer(&self) -> Result<&Arc<BaseConsumer<Context>>> {
@@ -144,7 +161,8 @@ impl KafkaSource {
     ) -> Result<T> {
         let consumer = self.consumer()?.clone();
         let answer = tokio::task::spawn_blocking(move || question(&consumer));
-        answer.await.map_err(|e| Error::new(ErrorKind::Other, "a question to Kafka was given up").with_source(e))?
+        let given_up = |e| Error::new(ErrorKind::Other, "a question to Kafka was given up").with_source(e);
+        self.noted(answer.await.map_err(given_up).flatten())
     }
 }
 
@@ -183,11 +201,16 @@ impl Source for KafkaSource {
     }
 
     async fn survey(&mut self) -> Result<Survey> {
-        let placement = self.options.placement.or(Some(Placement::Unchecked));
+        let (set, client) = (self.options.placement, self.client.clone());
         self.ask(move |consumer| {
             let context = consumer.context();
+            let partitions = partitions(consumer)?;
+            let placement = match set {
+                Some(placement) => Some(placement),
+                None => survey::placement(&context.config, client, partitions)?,
+            };
             let mut starts = Vec::new();
-            for partition in 0..partitions(consumer)? {
+            for partition in 0..partitions {
                 let first = offsets(consumer.client(), &context.config, &context.said, partition)?.first;
                 if first > 0 {
                     starts.push((partition, first));
@@ -207,13 +230,15 @@ impl Source for KafkaSource {
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {
-        if !self.subscribed {
-            let consumer = self.consumer()?;
-            let doing = Doing { what: "join the consumer group", config: &consumer.context().config };
+        let consumer = self.consumer()?;
+        let context = consumer.context();
+        if !context.subscribed.load(Ordering::Relaxed) {
+            let doing = Doing { what: "join the consumer group", config: &context.config };
             consumer.subscribe(&[&*self.topic]).map_err(|e| doing.failed(e))?;
-            self.subscribed = true;
+            context.subscribed.store(true, Ordering::Relaxed);
         }
-        self.queue.next().await
+        let event = self.queue.next().await;
+        self.noted(event)
     }
 
     async fn start(&mut self, partition: u32, from: u64) -> Result<()> {

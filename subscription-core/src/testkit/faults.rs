@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gold::AlertRow;
 use crate::record::RecordBatch;
 use crate::rows::{DeadLetters, EventBatch};
-use crate::sink::{AlertSink, Delivery, Sink};
+use crate::sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 use crate::source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 use crate::store::{AcceptedId, Commit, Committed, GoldRows, IdLookup, PartitionState, RangeRef, Settings, TableStore};
 use crate::time::Timestamp;
@@ -191,6 +191,10 @@ wrapper! {
     FaultySink {}
 }
 wrapper! {
+    /// A [`DeadLetterSink`] that fails.
+    FaultyDeadLetterSink {}
+}
+wrapper! {
     /// An [`AlertSink`] that fails.
     FaultyAlertSink {}
 }
@@ -333,6 +337,21 @@ impl<T: Sink> Sink for FaultySink<T> {
 
     async fn write(&self, delivery: &Delivery) -> Result<()> {
         self.faults.call("write", self.inner.write(delivery)).await
+    }
+}
+
+#[async_trait]
+impl<T: DeadLetterSink> DeadLetterSink for FaultyDeadLetterSink<T> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn position(&self, topic: &str, partition: u32) -> Result<Option<u64>> {
+        self.faults.call("position", self.inner.position(topic, partition)).await
+    }
+
+    async fn write(&self, letters: &DeadLetters) -> Result<()> {
+        self.faults.call("write", self.inner.write(letters)).await
     }
 }
 

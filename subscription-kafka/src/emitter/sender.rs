@@ -131,7 +131,8 @@ impl Sender {
 
     /// Tries again what came back, once the producer has given back all that it had, so that nothing overtakes.
     fn send_returned(&mut self) {
-        if !self.shared.holding.load(Ordering::Acquire) || self.producer.in_flight_count() > 0 {
+        let is_broken = self.producer.client().fatal_error().is_some();
+        if !(is_broken || self.shared.holding.load(Ordering::Acquire)) || self.producer.in_flight_count() > 0 {
             return;
         }
         self.producer.context().take_returned(&mut self.returned);
@@ -139,12 +140,11 @@ impl Sender {
         if now < self.next_try {
             return;
         }
-        if self.producer.client().fatal_error().is_some() && !self.replace_producer() {
-            self.next_try = now + PAUSE.as_nanos() as u64;
-            return;
-        }
         // Where they come back once more, it is not at once.
         self.next_try = now + PAUSE.as_nanos() as u64;
+        if is_broken && !self.replace_producer() {
+            return;
+        }
         while let Some(returned) = self.returned.front() {
             let topic = self.shared.config.kafka.topic();
             if send(&self.producer, topic, returned.message(), returned.number).is_err() {

@@ -50,6 +50,8 @@ pub(super) struct Context {
     pub(super) queue: Arc<Queue>,
     pub(super) readings: Mutex<Readings>,
     pub(super) closing: AtomicBool,
+    /// The pipeline asks for events. Errors before that are those of its questions, which answer them.
+    pub(super) subscribed: AtomicBool,
     /// Where the partitions end, as the brokers said last.
     pub(super) ends: Mutex<Vec<(u32, u64)>>,
     commands: Mutex<Receiver<Command>>,
@@ -75,6 +77,7 @@ impl Context {
             queue,
             readings: Mutex::new(readings),
             closing: AtomicBool::new(false),
+            subscribed: AtomicBool::new(false),
             ends: Mutex::default(),
             commands: Mutex::new(commands),
             postponed: Mutex::default(),
@@ -241,6 +244,12 @@ pub(super) fn run(consumer: &BaseConsumer<Context>) {
             None => {}
         }
     }
+    // What is durable is told before the group is left.
+    for command in lock(&context.commands).try_iter() {
+        if let Command::Acknowledge(positions) = command {
+            context.acknowledge(consumer, &positions);
+        }
+    }
 }
 
 fn take_commands(consumer: &BaseConsumer<Context>) {
@@ -322,6 +331,9 @@ fn take_message(context: &Context, message: &BorrowedMessage<'_>, now: u64) {
 fn failed(consumer: &BaseConsumer<Context>, error: KafkaError) {
     use RDKafkaErrorCode as C;
     let context = consumer.context();
+    if !context.subscribed.load(Ordering::Relaxed) {
+        return;
+    }
     let doing = context.doing("read the topic");
     let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
     let Some(code) = error.rdkafka_error_code() else { return context.queue.error(doing.failed(error)) };
@@ -342,7 +354,7 @@ fn failed(consumer: &BaseConsumer<Context>, error: KafkaError) {
             }
         }
         code => {
-            let said = context.said.take();
+            let said = context.said.last();
             doing.code(code, said.as_ref().map(|(_, reason)| &**reason))
         }
     };

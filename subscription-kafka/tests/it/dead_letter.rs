@@ -175,7 +175,11 @@ fn what_is_wrong_is_told() {
         assert!(DeadLetterConfig::new(config.clone(), " ").unwrap_err().help().is_some());
         let owned = config.clone().with_property("transactional.id", "mine").unwrap();
         topics(&broker.address(), &["usage"]).await;
-        let error = KafkaDeadLetters::new(DeadLetterConfig::new(owned, "wrong").unwrap()).unwrap().write(&letters("usage", 0, 0)).await.expect_err("fixed");
+        let error = KafkaDeadLetters::new(DeadLetterConfig::new(owned, "wrong").unwrap())
+            .unwrap()
+            .write(&letters("usage", 0, 0))
+            .await
+            .expect_err("fixed");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let error = open(&config, "missing").await.write(&letters("usage", 0, 0)).await.expect_err("no topic");
         assert!(error.help().is_some_and(|help| help.contains("topic create")), "{error:?} {:?}", error.help());

@@ -178,12 +178,11 @@ fn partitions_move_to_a_second_member_and_back() {
         let mut first = open(&config, false);
         let mut mine = start_assigned(&mut first).await;
         assert_eq!(mine.len(), 4);
-        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let second = tokio::spawn({
             let mut second = open(&config, false);
             async move {
                 let got = start_assigned(&mut second).await;
-                stopped.try_recv().ok();
                 stopped.await.ok();
                 drop(second);
                 got
