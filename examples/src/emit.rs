@@ -74,10 +74,11 @@ pub async fn emit(emit: &Emit) -> Outcome<(Exit, Sent)> {
     let mut sent = Sent { topic: kafka.topic().to_owned(), ..Sent::default() };
     let inputs = emit.input.iter().cloned().map(Input::from).collect();
     let mut source = FileSource::open(inputs, FileOptions { partitions: 1, ..FileOptions::default() }).at_input()?;
-    TopicAdmin::new(kafka.clone()).at_input()?.describe().await.at_input()?;
+    // Properties first, which need no broker.
     let emitter = Arc::new(
-        KafkaEmitter::open(EmitterConfig::new(kafka).with_name("pipeline-emit").on_problem(tell())).at_usage()?,
+        KafkaEmitter::open(EmitterConfig::new(kafka.clone()).with_name("pipeline-emit").on_problem(tell())).at_usage()?,
     );
+    TopicAdmin::new(kafka).at_input()?.describe().await.at_input()?;
     let stopped = Arc::new(AtomicU8::new(0));
     let stop = signal(stopped.clone(), "waiting for what is on its way").at_usage()?;
     tokio::pin!(stop);

@@ -2,6 +2,7 @@
 
 #[path = "../../../../subscription-kafka/tests/it/broker.rs"]
 mod broker;
+mod emit;
 mod gaps;
 mod group;
 mod routing;
