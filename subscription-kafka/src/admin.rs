@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 use subscription_core::{Error, ErrorKind, OffsetRange, Result};
 
-use crate::client::{ASK, Listening, Said, offsets, topic_metadata, unanswered};
+use crate::client::{ASK, Asker};
 use crate::config::KafkaConfig;
 use crate::error::Doing;
 
@@ -180,7 +181,8 @@ fn effect(name: &str) -> &'static str {
 
 /// Makes and describes the topic of a [`KafkaConfig`].
 pub struct TopicAdmin {
-    client: AdminClient<Listening>,
+    client: AdminClient<DefaultClientContext>,
+    asker: Asker,
     config: KafkaConfig,
 }
 
@@ -191,8 +193,8 @@ impl TopicAdmin {
     /// `Configuration`, where a property is wrong.
     pub fn new(config: KafkaConfig) -> Result<Self> {
         let doing = Doing { what: "make a Kafka client", config: &config };
-        let client = config.client(&[], &[])?.create_with_context(Listening::default()).map_err(|e| doing.failed(e))?;
-        Ok(Self { client, config })
+        let client = config.client(&[], &[])?.create().map_err(|e| doing.failed(e))?;
+        Ok(Self { client, asker: Asker::new(&config)?, config })
     }
 
     /// Makes the topic.
@@ -212,8 +214,13 @@ impl TopicAdmin {
         };
         let topic = NewTopic::new(self.config.topic(), partitions, TopicReplication::Fixed(replication));
         let topic = spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
+        // Brokers that cannot be reached are told apart by this client, which says why.
+        match self.asker.topic_metadata() {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let created = self.client.create_topics([&topic], &options()).await;
-        match created.map_err(|e| unanswered(doing, e, self.said()))?.pop() {
+        match created.map_err(|e| doing.failed(e))?.pop() {
             None | Some(Ok(_)) => self.wait_until_known(partitions).await,
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Err(exists(spec, &self.describe().await?)),
             Some(Err((_, code))) => Err(doing.code(code, None)),
@@ -226,12 +233,12 @@ impl TopicAdmin {
     /// `NotFound`, where there is none; what the cluster says otherwise.
     pub async fn describe(&self) -> Result<TopicDescription> {
         let topic = self.config.topic();
-        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
+        let metadata = self.asker.topic_metadata()?;
         let partitions = metadata.topics().first().map_or(&[][..], |topic| topic.partitions());
         let resource = ResourceSpecifier::Topic(topic);
         let doing = Doing { what: "ask for the configuration of the topic", config: &self.config };
         let described = self.client.describe_configs([&resource], &options()).await;
-        let entries = match described.map_err(|e| unanswered(doing, e, self.said()))?.pop() {
+        let entries = match described.map_err(|e| doing.failed(e))?.pop() {
             Some(Ok(resource)) => resource.entries,
             Some(Err(code)) => return Err(doing.code(code, None)),
             None => Vec::new(),
@@ -250,9 +257,9 @@ impl TopicAdmin {
     /// # Errors
     /// What the cluster says.
     pub fn offsets(&self) -> Result<Vec<OffsetRange>> {
-        let metadata = topic_metadata(self.client.inner(), &self.config, self.said())?;
+        let metadata = self.asker.topic_metadata()?;
         let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len() as u32);
-        (0..partitions).map(|partition| offsets(self.client.inner(), &self.config, self.said(), partition)).collect()
+        (0..partitions).map(|partition| self.asker.offsets(partition)).collect()
     }
 
     /// The offsets that the configuration's group has committed, where it has: how far tools believe it to be.
@@ -282,7 +289,7 @@ impl TopicAdmin {
     async fn wait_until_known(&self, partitions: i32) -> Result<()> {
         let mut tries = 0;
         loop {
-            let known = topic_metadata(self.client.inner(), &self.config, self.said());
+            let known = self.asker.topic_metadata();
             let led = |metadata: &rdkafka::metadata::Metadata| {
                 let led = metadata.topics().iter().flat_map(|topic| topic.partitions()).filter(|p| p.leader() >= 0);
                 led.count() == partitions as usize
@@ -295,10 +302,6 @@ impl TopicAdmin {
             }
             tries += 1;
         }
-    }
-
-    fn said(&self) -> &Said {
-        &self.client.inner().context().0
     }
 }
 

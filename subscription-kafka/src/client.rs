@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use subscription_core::{Error, ErrorKind, OffsetRange, Result};
@@ -53,6 +54,51 @@ impl ClientContext for Listening {
     fn log(&self, _level: RDKafkaLogLevel, _fac: &str, _message: &str) {}
 }
 
+impl ConsumerContext for Listening {}
+
+/// A client for questions only.
+pub(crate) struct Asker {
+    consumer: BaseConsumer<Listening>,
+    config: KafkaConfig,
+}
+
+impl Asker {
+    pub(crate) fn new(config: &KafkaConfig) -> Result<Self> {
+        let doing = Doing { what: "make a Kafka client", config };
+        let consumer = config.client(&[], &[])?.create_with_context(Listening::default());
+        Ok(Self { consumer: consumer.map_err(|e| doing.failed(e))?, config: config.clone() })
+    }
+
+    pub(crate) fn topic_metadata(&self) -> Result<Metadata> {
+        self.heard(topic_metadata(self.consumer.client(), &self.config, self.said()))
+    }
+
+    pub(crate) fn offsets(&self, partition: u32) -> Result<OffsetRange> {
+        self.heard(offsets(self.consumer.client(), &self.config, self.said(), partition))
+    }
+
+    fn said(&self) -> &Said {
+        &self.consumer.context().0
+    }
+
+    /// Nobody polls this client, so what it has to say of a failure is heard now.
+    fn heard<T>(&self, answer: Result<T>) -> Result<T> {
+        let error = match answer {
+            Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            answer => return answer,
+        };
+        for _ in 0..10 {
+            let _ = self.consumer.poll(Duration::from_millis(10));
+        }
+        match self.said().last() {
+            Some((code, reason)) => {
+                Err(Doing { what: "reach the brokers", config: &self.config }.code(code, Some(&reason)))
+            }
+            None => Err(error),
+        }
+    }
+}
+
 /// librdkafka's reasons begin with the name of a client or broker and end in how long it took.
 fn tidy(reason: &str) -> String {
     reason.split(" (after ").next().unwrap_or(reason).trim().to_owned()
@@ -65,7 +111,8 @@ pub(crate) fn unanswered(doing: Doing<'_>, error: KafkaError, said: &Said) -> Er
         KafkaError::AdminOp(code) => Some(code),
         _ => error.rdkafka_error_code(),
     };
-    let vague = [C::OperationTimedOut, C::BrokerTransportFailure, C::AllBrokersDown, C::TimedOutQueue];
+    let vague =
+        [C::OperationTimedOut, C::BrokerTransportFailure, C::AllBrokersDown, C::TimedOutQueue, C::DestroyBroker];
     if code.is_some_and(|code| vague.contains(&code)) {
         // The thread that is told of connections may be a moment behind.
         for _ in 0..25 {

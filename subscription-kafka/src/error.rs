@@ -136,6 +136,7 @@ fn kind(code: RDKafkaErrorCode) -> ErrorKind {
         C::BadMessage | C::BadCompression | C::InvalidMessage => ErrorKind::Corrupt,
         C::AllBrokersDown
         | C::BrokerTransportFailure
+        | C::DestroyBroker
         | C::Resolve
         | C::OperationTimedOut
         | C::MessageTimedOut

@@ -339,7 +339,9 @@ fn failed(consumer: &BaseConsumer<Context>, error: KafkaError) {
     let Some(code) = error.rdkafka_error_code() else { return context.queue.error(doing.failed(error)) };
     let error = match code {
         // One broker of several; where it is all of them, that is told too.
-        C::BrokerTransportFailure | C::Resolve | C::OperationTimedOut | C::NodeUpdate if !fatal => return,
+        C::BrokerTransportFailure | C::DestroyBroker | C::Resolve | C::OperationTimedOut | C::NodeUpdate if !fatal => {
+            return;
+        }
         // The partitions are taken away next, which is told by itself.
         C::PollExceeded => return,
         C::AutoOffsetReset | C::OffsetOutOfRange => {

@@ -1,6 +1,6 @@
 //! How producers place records: found out from the first of them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -20,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The share of keys that a partitioner has to explain, in percent: a few records may be misrouted.
 const ENOUGH_PERCENT: usize = 90;
 
-/// Keys, and the partitions in which they were seen.
+/// Keys, and how often each was seen in which partition.
 #[derive(Debug, Default)]
 struct Seen {
-    keys: HashSet<(Vec<u8>, u32)>,
+    keys: HashMap<Vec<u8>, BTreeMap<u32, usize>>,
     records: usize,
     keyed: usize,
 }
@@ -34,12 +34,14 @@ impl Seen {
         // An empty key is placed at random by some, as if there were none.
         if let Some(key) = key.filter(|key| !key.is_empty()) {
             self.keyed += 1;
-            self.keys.insert((key.to_vec(), partition));
+            *self.keys.entry(key.to_vec()).or_default().entry(partition).or_default() += 1;
         }
     }
 
+    /// How many keys are where the partitioner puts them. A key is where most of its records are: some may be astray.
     fn explained(&self, partitioner: Partitioner, partitions: u32) -> usize {
-        self.keys.iter().filter(|(key, partition)| partitioner.partition(key, partitions) == *partition).count()
+        let home = |seen: &BTreeMap<u32, usize>| seen.iter().max_by_key(|(_, n)| **n).map(|(partition, _)| *partition);
+        self.keys.iter().filter(|(key, seen)| Some(partitioner.partition(key, partitions)) == home(seen)).count()
     }
 
     /// The partitioners that explain enough, best first.
@@ -83,8 +85,8 @@ impl Seen {
 pub(super) fn placement(config: &KafkaConfig, mut client: ClientConfig, partitions: u32) -> Result<Option<Placement>> {
     let doing = Doing { what: "look at the topic's first records", config };
     client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").remove("group.instance.id");
-    let consumer: BaseConsumer<Looking> =
-        client.create_with_context(Looking::default()).map_err(|e| doing.failed(e))?;
+    let consumer: BaseConsumer<Listening> =
+        client.create_with_context(Listening::default()).map_err(|e| doing.failed(e))?;
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
         list.add_partition_offset(config.topic(), partition as i32, Offset::Beginning).map_err(|e| doing.failed(e))?;
@@ -112,7 +114,7 @@ pub(super) fn placement(config: &KafkaConfig, mut client: ClientConfig, partitio
                 at_end.insert(partition as u32);
             }
             Some(Err(error)) => {
-                let error = unanswered(doing, error, &consumer.context().0.0);
+                let error = unanswered(doing, error, &consumer.context().0);
                 if !error.is_retryable() {
                     return Err(error);
                 }
@@ -138,20 +140,6 @@ pub(super) fn placement(config: &KafkaConfig, mut client: ClientConfig, partitio
         }
     }
 }
-
-/// A consumer without a group's callbacks.
-#[derive(Default)]
-struct Looking(Listening);
-
-impl rdkafka::ClientContext for Looking {
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-
-    fn log(&self, _level: rdkafka::config::RDKafkaLogLevel, _fac: &str, _message: &str) {}
-}
-
-impl rdkafka::consumer::ConsumerContext for Looking {}
 
 #[cfg(test)]
 mod tests {

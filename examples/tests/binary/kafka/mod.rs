@@ -126,7 +126,7 @@ impl Kafka {
     }
 
     /// Writes events with a key to the partitions that `place` says.
-    fn produce_events(&self, numbers: std::ops::Range<u64>, place: impl Fn(&str) -> u32) {
+    fn produce_events(&self, numbers: impl IntoIterator<Item = u64>, place: impl Fn(&str) -> u32) {
         let producer = self.producer();
         for n in numbers {
             let tenant = format!("tenant-{}", n % 17);
