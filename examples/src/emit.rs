@@ -76,7 +76,8 @@ pub async fn emit(emit: &Emit) -> Outcome<(Exit, Sent)> {
     let mut source = FileSource::open(inputs, FileOptions { partitions: 1, ..FileOptions::default() }).at_input()?;
     // Properties first, which need no broker.
     let emitter = Arc::new(
-        KafkaEmitter::open(EmitterConfig::new(kafka.clone()).with_name("pipeline-emit").on_problem(tell())).at_usage()?,
+        KafkaEmitter::open(EmitterConfig::new(kafka.clone()).with_name("pipeline-emit").on_problem(tell()))
+            .at_usage()?,
     );
     TopicAdmin::new(kafka).at_input()?.describe().await.at_input()?;
     let stopped = Arc::new(AtomicU8::new(0));
