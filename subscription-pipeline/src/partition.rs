@@ -46,8 +46,19 @@ pub(crate) struct Partition {
     bronze: u64,
     /// Records read and dead letters among them, as of `bronze`.
     bronze_counts: Counts,
+    /// Offsets skipped so far because the source had lost their records.
+    skipped: u64,
+    misrouted: Option<Misrouted>,
     pending: Vec<Arc<Admitted>>,
     alerts: Vec<AlertRow>,
+}
+
+/// Records that are in another partition than their tenant's, since the last cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Misrouted {
+    pub(crate) records: u64,
+    /// Of the last of them.
+    pub(crate) tenant_id: String,
 }
 
 /// What a partition has for a commit.
@@ -56,6 +67,8 @@ pub(crate) struct PartitionCut {
     /// The position that Bronze and Silver reach with it.
     pub(crate) to: u64,
     pub(crate) counts: Counts,
+    pub(crate) skipped: u64,
+    pub(crate) misrouted: Option<Misrouted>,
     pub(crate) watermark: Option<Timestamp>,
     pub(crate) ingestion_time: Option<Timestamp>,
     pub(crate) admitted: Vec<Arc<Admitted>>,
@@ -105,6 +118,8 @@ impl Partition {
                 dead_lettered: count(bronze, Counter::DeadLettered),
                 ..Counts::default()
             },
+            skipped: count(bronze, Counter::Skipped),
+            misrouted: None,
             shared,
             config,
             admit,
@@ -201,8 +216,28 @@ impl Partition {
         };
         let admitted = self.admit.apply(prepared, &answers)?;
         self.take_rows(&admitted.accepted, admitted.records.to())?;
+        self.note_misrouted(&admitted);
         self.pending.push(Arc::new(admitted));
         Ok(bytes)
+    }
+
+    /// Goes on at `to`: the records before it are gone from the source.
+    pub(crate) fn skip(&mut self, to: u64, counted: u64) -> Result<()> {
+        let at = self.admit.position();
+        if at < to {
+            self.take_records(RecordBatch::builder(self.shared.topic.clone(), self.number, at).finish(to))?;
+            self.skipped += counted;
+        }
+        Ok(())
+    }
+
+    fn note_misrouted(&mut self, admitted: &Admitted) {
+        let is_misrouted = |errors: &[String]| errors.iter().any(|error| error == "misrouted:tenant_id");
+        for row in admitted.quarantined.iter().filter(|row| is_misrouted(&row.errors)) {
+            let tenant_id = row.tenant_id.clone().unwrap_or_default();
+            let records = self.misrouted.as_ref().map_or(0, |misrouted| misrouted.records) + 1;
+            self.misrouted = Some(Misrouted { records, tenant_id });
+        }
     }
 
     fn take_rows(&mut self, rows: &EventBatch, to: u64) -> Result<()> {
@@ -239,6 +274,8 @@ impl Partition {
             partition: self.number,
             to: self.admit.position(),
             counts: self.admit.counts(),
+            skipped: self.skipped,
+            misrouted: self.misrouted.take(),
             watermark: self.admit.watermark(),
             ingestion_time: self.admit.ingestion_time(),
             admitted: std::mem::take(&mut self.pending),

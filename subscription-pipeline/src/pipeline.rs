@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use subscription_core::{
-    AlertSink, Catalog, Clock, Error, ErrorKind, Result, Rules, Sink, Source, SystemClock, TableStore,
+    AlertSink, Catalog, Clock, DeadLetterSink, Error, ErrorKind, Result, Rules, Sink, Source, SystemClock, TableStore,
 };
 
 use crate::config::PipelineConfig;
@@ -36,9 +36,11 @@ use crate::run::Run;
 /// # }
 /// ```
 pub struct Pipeline {
+    pub(crate) name: String,
     pub(crate) source: Box<dyn Source>,
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
+    pub(crate) letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     pub(crate) alert_sinks: Vec<Arc<dyn AlertSink>>,
     pub(crate) config: PipelineConfig,
     pub(crate) rules: Rules,
@@ -86,9 +88,11 @@ impl Pipeline {
 /// Puts a [`Pipeline`] together.
 #[derive(Default)]
 pub struct PipelineBuilder {
+    name: Option<String>,
     source: Option<Box<dyn Source>>,
     store: Option<Arc<dyn TableStore>>,
     sinks: Vec<Arc<dyn Sink>>,
+    letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     alert_sinks: Vec<Arc<dyn AlertSink>>,
     config: PipelineConfig,
     rules: Rules,
@@ -97,9 +101,21 @@ pub struct PipelineBuilder {
 }
 
 impl PipelineBuilder {
+    /// The name that the lake knows the pipeline by: a lake is filled by one pipeline, however many processes run it.
+    /// Where the store keeps positions by a name of its own, give it the same. Default: `pipeline`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// Where records come from. Needed.
-    pub fn source(mut self, source: impl Source + 'static) -> Self {
-        self.source = Some(Box::new(source));
+    pub fn source(self, source: impl Source + 'static) -> Self {
+        self.boxed_source(Box::new(source))
+    }
+
+    /// [`PipelineBuilder::source`] for one that is chosen while the program runs.
+    pub fn boxed_source(mut self, source: Box<dyn Source>) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -112,6 +128,12 @@ impl PipelineBuilder {
     /// Adds a sink for accepted events.
     pub fn sink(mut self, sink: Arc<dyn Sink>) -> Self {
         self.sinks.push(sink);
+        self
+    }
+
+    /// Adds a sink for dead letters.
+    pub fn dead_letter_sink(mut self, sink: Arc<dyn DeadLetterSink>) -> Self {
+        self.letter_sinks.push(sink);
         self
     }
 
@@ -164,9 +186,11 @@ impl PipelineBuilder {
         positive("max_uncommitted_bytes", self.config.max_uncommitted_bytes)?;
         positive("max_gold_bytes", self.config.max_gold_bytes)?;
         Ok(Pipeline {
+            name: self.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
             source: self.source.ok_or_else(|| missing("source"))?,
             store: self.store.ok_or_else(|| missing("store"))?,
             sinks: self.sinks,
+            letter_sinks: self.letter_sinks,
             alert_sinks: self.alert_sinks,
             config: self.config,
             rules: self.rules,
@@ -176,6 +200,9 @@ impl PipelineBuilder {
         })
     }
 }
+
+/// The name of a pipeline that was given none.
+pub(crate) const DEFAULT_NAME: &str = "pipeline";
 
 /// A runtime that suits a pipeline, for programs that have none.
 ///

@@ -17,10 +17,12 @@
 //! ));
 //! ```
 
+mod emitter;
 mod sinks;
 mod source;
 mod store;
 
-pub use sinks::{alert_sink, sink};
+pub use emitter::emitter;
+pub use sinks::{alert_sink, dead_letter_sink, sink};
 pub use source::{source, source_records};
 pub use store::table_store;
