@@ -107,26 +107,33 @@ impl Topic {
         (records, seconds(clock) - began)
     }
 
-    /// All of the topic to all layers; answers seconds, seconds of processors and MiB at most.
-    fn run(&self, lake: &std::path::Path, clock: &SystemClock) -> (f64, f64, f64) {
+    /// All of the topic to all layers by so many processes; answers seconds, seconds of processors and MiB at most of one.
+    fn run(&self, processes: usize, clock: &SystemClock) -> (f64, f64, f64) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let group = format!("{}-{processes}", self.name);
         let began = seconds(clock);
-        let mut child = pipeline()
-            .args(["run", "--quiet", "--until-end", "--commit-interval", "10s", "--kafka", &self.brokers])
-            .args(["--topic", &self.name, "--lake"])
-            .arg(lake)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary");
-        let mut last = (0.0, 0.0);
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("a child") {
-                break status;
-            }
-            last = used(&child).unwrap_or(last);
-            std::thread::sleep(Duration::from_millis(20));
+        let start = |_| {
+            let mut command = pipeline();
+            command.args(["run", "--quiet", "--until-end", "--commit-interval", "10s", "--kafka", &self.brokers]);
+            command.args(["--topic", &self.name, "--group", &group, "--lake"]).arg(folder.path().join("lake"));
+            command.stdout(Stdio::null()).spawn().expect("the binary")
         };
-        assert!(status.success(), "the run failed: {status}");
-        (seconds(clock) - began, last.0, last.1)
+        let mut children: Vec<_> = (0..processes).map(start).collect();
+        let mut last = vec![(0.0, 0.0); processes];
+        while !children.is_empty() {
+            for i in (0..children.len()).rev() {
+                last[i] = used(&children[i]).unwrap_or(last[i]);
+                if let Some(status) = children[i].try_wait().expect("a child") {
+                    assert!(status.success(), "the run failed: {status}");
+                    children.remove(i);
+                    let ended = last.remove(i);
+                    last.push(ended);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let cpu = last.iter().map(|(cpu, _)| cpu).sum();
+        (seconds(clock) - began, cpu, last.iter().map(|(_, peak)| *peak).fold(0.0, f64::max))
     }
 }
 
@@ -145,11 +152,14 @@ fn throughput(brokers: &str, events: u64, clock: &SystemClock) {
         assert_eq!(consumed, events);
         let limit = events as f64 / took;
         println!("| {partitions} partitions, consumed only | {limit:.0} | 100 % | | |");
-        let folder = tempfile::tempdir().expect("a folder");
-        let (took, cpu, peak) = topic.run(&folder.path().join("lake"), clock);
-        let rate = events as f64 / took;
-        let (share, per_event) = (100.0 * rate / limit, cpu * 1e6 / events as f64);
-        println!("| {partitions} partitions, to all layers | {rate:.0} | {share:.0} % | {per_event:.2} | {peak:.0} |");
+        for processes in [1, 3] {
+            let (took, cpu, peak) = topic.run(processes, clock);
+            let rate = events as f64 / took;
+            let (share, per_event) = (100.0 * rate / limit, cpu * 1e6 / events as f64);
+            println!(
+                "| {partitions} partitions, to all layers, {processes} processes | {rate:.0} | {share:.0} % | {per_event:.2} | {peak:.0} |"
+            );
+        }
     }
 }
 

@@ -25,8 +25,12 @@ impl Run {
         Ok(())
     }
 
-    /// The source had to say that records are gone while it was read: looks for where.
+    /// After an error that records are gone while the source was read: looks for where, and passes them. Any other is
+    /// answered.
     pub(crate) async fn pass_gaps(&mut self, error: Error) -> Result<()> {
+        if error.kind() != ErrorKind::Gap {
+            return Err(error);
+        }
         let started = self.owned.iter().filter_map(|(&partition, owned)| Some((partition, owned.delivered?)));
         let mut passed = false;
         for (partition, delivered) in started.collect::<Vec<_>>() {
@@ -54,11 +58,12 @@ impl Run {
         if range.end < position {
             return Err(shorter(partition, position, range));
         }
-        if let Some(owned) = self.owned.get_mut(&partition)
-            && owned.expected.as_ref().is_some_and(|expected| expected.get(0).offset() < range.first)
-        {
-            // Nothing is left to compare with.
-            owned.expected = None;
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.bounded = true;
+            if owned.expected.as_ref().is_some_and(|expected| expected.get(0).offset() < range.first) {
+                // Nothing is left to compare with.
+                owned.expected = None;
+            }
         }
         if range.first <= position {
             return Ok(position);

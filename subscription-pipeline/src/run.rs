@@ -58,6 +58,8 @@ pub(crate) struct Owned {
     pub(crate) expected: Option<RecordBatch>,
     /// Where the source has delivered to; `None` until it was asked to start.
     pub(crate) delivered: Option<u64>,
+    /// The source has said which offsets it has, and the position is among them.
+    pub(crate) bounded: bool,
 }
 
 impl Run {
@@ -119,7 +121,8 @@ impl Run {
                 done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
                 _ = ticks.tick() => {}
                 event = self.source.next(), if reading => match event {
-                    Ok(SourceEvent::End) => {
+                    // Else it is the end of what is to be read anew: another follows.
+                    Ok(SourceEvent::End) if self.owned.values().all(|owned| owned.delivered.is_some()) => {
                         self.check_end()?;
                         return self.finish(true).await;
                     }
@@ -129,12 +132,11 @@ impl Run {
                         self.events.send(PipelineEvent::Retrying { what: "read the source", error: format!("{error:?}"), pause });
                         tokio::time::sleep(pause).await;
                     }
-                    Err(error) if error.kind() == ErrorKind::Gap => self.pass_gaps(error).await?,
-                    Err(error) => {
+                    Err(error) => if let Err(error) = self.pass_gaps(error).await {
                         // What was read before the error is whole: keep it.
                         self.finish(false).await?;
                         return Err(error);
-                    }
+                    },
                 },
             }
             self.cut_if_due();
@@ -165,6 +167,7 @@ impl Run {
     /// with that; nothing was judged yet.
     async fn place(&mut self) -> Result<()> {
         self.agree().await?;
+        self.settle().await?;
         self.start_workers()?;
         let assigned = std::mem::take(&mut self.owned).into_keys().collect();
         self.assign(assigned).await
@@ -229,7 +232,7 @@ impl Run {
             let letters = self.committer.catch_up_letters(partition, state.position(Table::DeadLetter)).await?;
             let expected = store.last_record(&topic, partition, state.position(Table::Bronze)).await?;
             let standing = Standing { tables, sinks, letters, ..Standing::default() };
-            self.owned.insert(partition, Owned { standing, expected, delivered: None });
+            self.owned.insert(partition, Owned { standing, expected, delivered: None, bounded: false });
             self.worker(partition).send(Job::Assign(partition, Box::new(state)));
         }
         self.events.send(PipelineEvent::Assigned { partitions: assigned });
@@ -238,7 +241,9 @@ impl Run {
 
     /// Compares what overlaps with the lake, and gives the rest to the partition's worker.
     fn hand_out(&mut self, mut batch: RecordBatch) -> Result<()> {
-        let Some(owned) = self.owned.get_mut(&batch.partition()) else { return Ok(()) };
+        // One that was assigned anew is read from where it is started, whatever was on its way.
+        let started = |owned: &&mut Owned| owned.delivered.is_some();
+        let Some(owned) = self.owned.get_mut(&batch.partition()).filter(started) else { return Ok(()) };
         owned.delivered = Some(batch.to());
         if let Some(expected) = &owned.expected {
             let wanted = expected.get(0);
@@ -288,7 +293,8 @@ impl Run {
 
     /// At the end of the input every partition must have come at least to where the lake stands.
     fn check_end(&self) -> Result<()> {
-        for (&partition, owned) in &self.owned {
+        // Where the source said which offsets it has, that was looked at before it began.
+        for (&partition, owned) in self.owned.iter().filter(|(_, owned)| !owned.bounded) {
             if let Some(expected) = &owned.expected {
                 return Err(other_inputs(partition, expected.get(0).offset()));
             }
@@ -425,11 +431,11 @@ impl Run {
             tokio::select! {
                 done = joined(&mut self.rows) => { self.rows = None; self.rows_done(done).await?; }
                 done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
-                Some(report) = self.reports.recv() => {
-                    if let Report::Failed(error) = report {
-                        return Err(error);
-                    }
-                }
+                Some(report) = self.reports.recv() => match report {
+                    Report::Failed(error) => return Err(error),
+                    // A partition that caught up meanwhile is told so once.
+                    report => self.take_report(report).await?,
+                },
             }
         }
         Ok(())

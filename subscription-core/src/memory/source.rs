@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::RecordBatch;
-use crate::source::{Placement, Source, SourceEvent, SourceIdentity, SourceProgress};
+use crate::source::{OffsetRange, Placement, Source, SourceEvent, SourceIdentity, SourceProgress, Survey};
 
 /// A [`Source`] of a fixed list of records a partition, delivered in batches of a chosen size.
 ///
@@ -22,10 +22,14 @@ pub struct MemorySource {
     turn: usize,
     ended: bool,
     acknowledged: Arc<Mutex<Vec<u64>>>,
+    /// What is answered to surveys, the last of them again and again; none where placement is not to be found out.
+    surveys: VecDeque<Survey>,
 }
 
 struct Partition {
     records: RecordBatch,
+    /// The first offset that is still there, where offsets are told at all.
+    first: Option<u64>,
     /// The next offset, where the partition was started.
     position: Option<u64>,
 }
@@ -37,13 +41,26 @@ impl MemorySource {
         let acknowledged = Arc::new(Mutex::new(vec![0; records.len()]));
         Self {
             topic: topic.into(),
-            partitions: records.into_iter().map(|records| Partition { records, position: None }).collect(),
+            partitions: records.into_iter().map(|records| Partition { records, first: None, position: None }).collect(),
             cut: Box::new(|| 1_000),
             events: [SourceEvent::Assigned(partitions)].into(),
             turn: 0,
             ended: false,
             acknowledged,
+            surveys: VecDeque::new(),
         }
+    }
+
+    /// Forgets what is before an offset of each partition, as retention does.
+    pub fn forgetting(mut self, firsts: &[u64]) -> Self {
+        self.partitions.iter_mut().zip(firsts).for_each(|(partition, first)| partition.first = Some(*first));
+        self
+    }
+
+    /// Lets placement be found out: answers these to one survey after the other, the last to all that follow.
+    pub fn surveyed(mut self, surveys: impl IntoIterator<Item = Survey>) -> Self {
+        self.surveys = surveys.into_iter().collect();
+        self
     }
 
     /// Chooses how many records each next batch has, at least one (1,000 if this is not called).
@@ -95,8 +112,21 @@ impl Source for MemorySource {
         Ok(SourceIdentity {
             partitions: self.partitions.len() as u32,
             settings: Vec::new(),
-            placement: Some(Placement::Unchecked),
+            placement: self.surveys.is_empty().then_some(Placement::Unchecked),
         })
+    }
+
+    async fn survey(&mut self) -> Result<Survey> {
+        if self.surveys.len() > 1 {
+            return Ok(self.surveys.pop_front().unwrap_or_default());
+        }
+        let unchecked = Survey { placement: Some(Placement::Unchecked), starts: Vec::new() };
+        Ok(self.surveys.front().cloned().unwrap_or(unchecked))
+    }
+
+    async fn offsets(&mut self, partition: u32) -> Result<Option<OffsetRange>> {
+        let partition = self.partition(partition)?;
+        Ok(partition.first.map(|first| OffsetRange { first, end: partition.records.to() }))
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {
@@ -128,7 +158,13 @@ impl Source for MemorySource {
     }
 
     async fn start(&mut self, partition: u32, from: u64) -> Result<()> {
-        self.partition(partition)?.position = Some(from);
+        let told = self.partition(partition)?;
+        if told.first.is_some_and(|first| from < first) {
+            return Err(Error::new(ErrorKind::Gap, "records are gone")
+                .with("partition", partition)
+                .with("offset", from));
+        }
+        told.position = Some(from);
         self.ended = false;
         Ok(())
     }

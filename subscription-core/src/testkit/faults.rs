@@ -11,7 +11,7 @@ use crate::gold::AlertRow;
 use crate::record::RecordBatch;
 use crate::rows::{DeadLetters, EventBatch};
 use crate::sink::{AlertSink, DeadLetterSink, Delivery, Sink};
-use crate::source::{Source, SourceEvent, SourceIdentity, SourceProgress};
+use crate::source::{OffsetRange, Source, SourceEvent, SourceIdentity, SourceProgress, Survey};
 use crate::store::{AcceptedId, Commit, Committed, GoldRows, IdLookup, PartitionState, RangeRef, Settings, TableStore};
 use crate::time::Timestamp;
 
@@ -320,8 +320,24 @@ impl<T: Source> Source for FaultySource<T> {
         self.faults.call("release", self.inner.release(partitions)).await
     }
 
+    async fn survey(&mut self) -> Result<Survey> {
+        self.faults.call("survey", self.inner.survey()).await
+    }
+
+    async fn offsets(&mut self, partition: u32) -> Result<Option<OffsetRange>> {
+        self.faults.call("offsets", self.inner.offsets(partition)).await
+    }
+
+    async fn rejoin(&mut self) -> Result<bool> {
+        self.faults.call("rejoin", self.inner.rejoin()).await
+    }
+
     fn progress(&self) -> SourceProgress {
         self.inner.progress()
+    }
+
+    fn lag(&self) -> Vec<(u32, u64)> {
+        self.inner.lag()
     }
 }
 
