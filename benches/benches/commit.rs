@@ -28,7 +28,9 @@ async fn main() -> Result<()> {
     let millis = |since: u64| (clock.monotonic_nanos() - since) as f64 / 1e6;
 
     let batch = admitted(0, rows);
-    for compression in [Compression::None, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+    for compression in
+        [Compression::None, Compression::Balanced, Compression::Snappy, Compression::Lz4, Compression::Zstd]
+    {
         let lake = DeltaStore::open(open(&format!("{compression:?}"), compression)?).await?;
         for table in [Table::Bronze, Table::Silver] {
             let (began, used) = (clock.monotonic_nanos(), cpu_millis());

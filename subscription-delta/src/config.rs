@@ -36,8 +36,11 @@ pub struct DeltaConfig {
 pub enum Compression {
     /// Not at all.
     None,
-    /// Snappy: least CPU, and what every reader knows.
+    /// Zstandard, level 1, for payloads, which are most of the bytes, and Snappy for all else, whose pages are too small to be
+    /// worth a Zstandard context each.
     #[default]
+    Balanced,
+    /// Snappy: what every reader knows.
     Snappy,
     /// LZ4, in Parquet's `LZ4_RAW`; a little smaller and quicker to read, unknown to readers older than 2022.
     Lz4,
@@ -113,7 +116,7 @@ impl DeltaConfig {
         self
     }
 
-    /// How data files are compressed; Snappy if nothing is given.
+    /// How data files are compressed; [`Compression::Balanced`] if nothing is given.
     pub fn compression(mut self, compression: Compression) -> Self {
         self.compression = compression;
         self

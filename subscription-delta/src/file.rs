@@ -265,7 +265,7 @@ impl FileWriter {
         let bytes = Bytes::from(self.writer.into_inner()?);
         let column = self.table.partition_column();
         let extension = match self.codec {
-            Compression::None => "",
+            Compression::None | Compression::Balanced => "",
             Compression::Snappy => ".snappy",
             Compression::Lz4 => ".lz4raw",
             Compression::Zstd => ".zstd",
@@ -315,7 +315,7 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
         .set_created_by(concat!("subscription-delta ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(match codec {
             Compression::None => Codec::UNCOMPRESSED,
-            Compression::Snappy => Codec::SNAPPY,
+            Compression::Snappy | Compression::Balanced => Codec::SNAPPY,
             Compression::Lz4 => Codec::LZ4_RAW,
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         })
@@ -331,6 +331,10 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
         if UNIQUE.contains(&field.name().as_str()) {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
         }
+    }
+    if codec == Compression::Balanced {
+        let payload = ColumnPath::from("payload");
+        properties = properties.set_column_compression(payload, Codec::ZSTD(ZstdLevel::default()));
     }
     if table == Table::Silver {
         let id = ColumnPath::from("event_id");

@@ -465,7 +465,7 @@ mod tests {
             stored in microseconds, of whole milliseconds. A column may be null only where it says so. Positions and counters\n\
             are transaction identifiers in the log: `{pipeline}/{topic}/{partition}` is the next offset, and\n\
             `{pipeline}/{topic}/{partition}/{counter}` the counters `watermark`, `ingestion_time`, `read`, `dead_lettered`,\n\
-            `accepted`, `duplicates`, `quarantined`, as of that offset.\n"
+            `accepted`, `duplicates`, `quarantined`, `skipped`, as of that offset.\n"
             .to_owned();
         for table in [Table::Bronze, Table::DeadLetter, Table::Silver, Table::Quarantine].into_iter().chain(Table::GOLD)
         {

@@ -14,11 +14,12 @@ use super::{FileOptions, Format, Input, TOPIC};
 use crate::access_log::{self, Translator};
 use crate::lines::{Lines, Splitter, is_blank, lines_backwards, lines_of};
 
-/// A delivery is made at the latest when it has this many bytes.
-const DELIVERY_BYTES: usize = 4 << 20;
+/// A delivery is made at the latest when it has this many bytes. The more events of a tenant are in a batch, the fewer times
+/// its windows are fetched from memory.
+const DELIVERY_BYTES: usize = 16 << 20;
 
 /// Deliveries made ahead of the caller.
-const DELIVERIES_AHEAD: usize = 2;
+const DELIVERIES_AHEAD: usize = 1;
 
 /// A partition without records in a delivery is told of its new position once it is this many lines behind.
 const QUIET_LINES: u64 = 1_024;

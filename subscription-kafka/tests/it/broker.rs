@@ -1,5 +1,7 @@
 //! A real Apache Kafka for a test, started by `dev/services`, with ports and a folder of its own.
 
+#![allow(dead_code, reason = "each program that includes this file uses a part of it")]
+
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -54,7 +54,7 @@ fn records_come_as_they_are() {
         wanted.push(3, time, Some(b""), Some(&[0, 1, 2]));
         let wanted = wanted.finish(4);
         let producer = producer(&config);
-        produce(&config, &producer, &[wanted.clone()]);
+        produce(&config, &producer, std::slice::from_ref(&wanted));
         producer
             .send(BaseRecord::<[u8], [u8]>::to(config.topic()).partition(0).payload(&long))
             .map_err(|e| e.0)

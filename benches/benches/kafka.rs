@@ -1,0 +1,239 @@
+//! Kafka → all layers, by the real binary, beside a consumer that does nothing but consume; and how long an event waits for its
+//! row in Silver at a steady rate. Broker, consumer and pipeline share the machine.
+//!
+//! `cargo build --release --bin pipeline && cargo bench -p subscription-benches --bench kafka [-- EVENTS]`
+//!
+//! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30).
+
+#[path = "../../subscription-kafka/tests/it/broker.rs"]
+mod broker;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use broker::Broker;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use subscription_core::testkit::traffic::{Traffic, TrafficConfig, TrafficRecord};
+use subscription_core::{Clock as _, SystemClock, Table, TableStore as _, murmur2_partition};
+use subscription_delta::{DeltaConfig, DeltaStore};
+
+/// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.
+fn pipeline() -> Command {
+    let here = || std::env::current_exe().expect("a path").ancestors().nth(2).expect("target/release").join("pipeline");
+    Command::new(std::env::var_os("PIPELINE_BIN").map_or_else(here, PathBuf::from))
+}
+
+fn seconds(clock: &SystemClock) -> f64 {
+    clock.monotonic_nanos() as f64 / 1e9
+}
+
+/// What a process has used so far: seconds of processors, and MiB of memory at its most.
+fn used(child: &Child) -> Option<(f64, f64)> {
+    let proc = PathBuf::from(format!("/proc/{}", child.id()));
+    let (stat, status) =
+        (std::fs::read_to_string(proc.join("stat")).ok()?, std::fs::read_to_string(proc.join("status")).ok()?);
+    let ticks = stat.rsplit(')').next()?.split_whitespace().skip(11).take(2);
+    let cpu = ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some((cpu, peak.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0))
+}
+
+struct Topic {
+    brokers: String,
+    name: String,
+    partitions: u32,
+}
+
+impl Topic {
+    fn create(brokers: &str, name: &str, partitions: u32) -> Self {
+        let created = pipeline()
+            .args(["topic", "create", "--replication", "1", "--set", "retention.ms=-1"])
+            // Timestamps of the producer in traffic that is read at once, or all would be too old.
+            .args(["--set", "message.timestamp.type=CreateTime", "--partitions", &partitions.to_string()])
+            .args(["--kafka", brokers, "--topic", name])
+            .status();
+        assert!(created.expect("the binary").success());
+        Self { brokers: brokers.to_owned(), name: name.to_owned(), partitions }
+    }
+
+    fn producer(&self) -> ThreadedProducer<DefaultProducerContext> {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.brokers).set("compression.type", "snappy").set("linger.ms", "5");
+        client.set("queue.buffering.max.messages", "1000000").create().expect("a producer")
+    }
+
+    fn send(&self, producer: &ThreadedProducer<DefaultProducerContext>, record: &TrafficRecord) -> u32 {
+        let key = record.key.as_deref().unwrap_or_default();
+        let partition = murmur2_partition(key, self.partitions);
+        let mut wanted = BaseRecord::<[u8], [u8]>::to(&self.name)
+            .partition(partition as i32)
+            .timestamp(record.timestamp.millis())
+            .key(key)
+            .payload(&record.payload);
+        while let Err((_, back)) = producer.send(wanted) {
+            std::thread::sleep(Duration::from_millis(1));
+            wanted = back;
+        }
+        partition
+    }
+
+    /// Reads all there is and does nothing with it; answers records and seconds.
+    fn consume(&self, clock: &SystemClock) -> (u64, f64) {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.brokers).set("group.id", "limit").set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = client.set("enable.auto.commit", "false").create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            list.add_partition_offset(&self.name, partition as i32, Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&list).expect("an assignment");
+        let (began, mut open, mut records, mut bytes) = (seconds(clock), self.partitions, 0, 0);
+        while open > 0 {
+            match consumer.poll(Duration::from_secs(10)).expect("records or their end") {
+                Ok(message) => {
+                    records += 1;
+                    bytes += message.payload().map_or(0, <[u8]>::len);
+                }
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(bytes > 0);
+        (records, seconds(clock) - began)
+    }
+
+    /// All of the topic to all layers; answers seconds, seconds of processors and MiB at most.
+    fn run(&self, lake: &std::path::Path, clock: &SystemClock) -> (f64, f64, f64) {
+        let began = seconds(clock);
+        let mut child = pipeline()
+            .args(["run", "--quiet", "--until-end", "--commit-interval", "10s", "--kafka", &self.brokers])
+            .args(["--topic", &self.name, "--lake"])
+            .arg(lake)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary");
+        let mut last = (0.0, 0.0);
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                break status;
+            }
+            last = used(&child).unwrap_or(last);
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(status.success(), "the run failed: {status}");
+        (seconds(clock) - began, last.0, last.1)
+    }
+}
+
+fn throughput(brokers: &str, events: u64, clock: &SystemClock) {
+    println!("| {events} events | events/s | of the limit | CPU µs/event | peak MiB |\n|---|--:|--:|--:|--:|");
+    for partitions in [8, 64] {
+        let topic = Topic::create(brokers, &format!("throughput-{partitions}"), partitions);
+        let producer = topic.producer();
+        let mut traffic = Traffic::new(TrafficConfig { events, ..TrafficConfig::steady(1) });
+        let mut record = TrafficRecord::default();
+        while traffic.next_into(&mut record) {
+            topic.send(&producer, &record);
+        }
+        producer.flush(Duration::from_secs(120)).expect("delivered");
+        let (consumed, took) = topic.consume(clock);
+        assert_eq!(consumed, events);
+        let limit = events as f64 / took;
+        println!("| {partitions} partitions, consumed only | {limit:.0} | 100 % | | |");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (took, cpu, peak) = topic.run(&folder.path().join("lake"), clock);
+        let rate = events as f64 / took;
+        let (share, per_event) = (100.0 * rate / limit, cpu * 1e6 / events as f64);
+        println!("| {partitions} partitions, to all layers | {rate:.0} | {share:.0} % | {per_event:.2} | {peak:.0} |");
+    }
+}
+
+/// Events at a steady rate: how long from sending one to its row in Silver.
+fn latency(brokers: &str, clock: &SystemClock) {
+    const RATE: u64 = 5_000;
+    let lasts = std::env::var("KAFKA_BENCH_SECONDS").map_or(30, |text| text.parse().expect("a number"));
+    let topic = Topic::create(brokers, "latency", 64);
+    let folder = tempfile::tempdir().expect("a folder");
+    let lake = folder.path().join("lake");
+    let mut child = pipeline()
+        .args(["run", "--quiet", "--commit-interval", "1s", "--kafka", brokers, "--topic", &topic.name, "--lake"])
+        .arg(&lake)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let partitions: Vec<u32> = (0..topic.partitions).collect();
+    let config = DeltaConfig::new(&lake.to_string_lossy()).expect("a path");
+    let store = loop {
+        match runtime.block_on(DeltaStore::open_existing(config.clone())) {
+            Ok(store) => break store,
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    };
+    // A few seconds to warm up, which do not count.
+    let warm = 5 * RATE;
+    let mut traffic = Traffic::new(TrafficConfig { events: warm + lasts * RATE, ..TrafficConfig::steady(2) });
+    let mut record = TrafficRecord::default();
+    let producer = topic.producer();
+    let mut sent: Vec<Vec<f64>> = vec![Vec::new(); partitions.len()];
+    let mut seen = vec![0; partitions.len()];
+    let mut waits = Vec::new();
+    let began = seconds(clock);
+    let (mut n, mut cpu_began, mut looked) = (0, 0.0, 0.0);
+    let look = |sent: &[Vec<f64>], seen: &mut [usize], waits: &mut Vec<f64>| {
+        let states = runtime.block_on(store.state(&topic.name, &partitions)).expect("positions");
+        let now = seconds(clock);
+        for (partition, state) in states.iter().enumerate() {
+            let to = (state.position(Table::Silver) as usize).min(sent[partition].len());
+            let times = sent[partition][seen[partition]..to].iter();
+            waits.extend(times.filter(|at| **at - began > 5.0).map(|at| now - at));
+            seen[partition] = to;
+        }
+        now
+    };
+    while traffic.next_into(&mut record) {
+        while (seconds(clock) - began) * (RATE as f64) < n as f64 {
+            std::thread::sleep(Duration::from_millis(1));
+            if seconds(clock) - looked > 0.1 {
+                looked = look(&sent, &mut seen, &mut waits);
+            }
+        }
+        let partition = topic.send(&producer, &record);
+        sent[partition as usize].push(seconds(clock));
+        n += 1;
+        if n == warm {
+            cpu_began = used(&child).expect("a running pipeline").0;
+        }
+    }
+    let (cpu, peak) = used(&child).expect("a running pipeline");
+    producer.flush(Duration::from_secs(60)).expect("delivered");
+    while seen.iter().sum::<usize>() < n as usize {
+        look(&sent, &mut seen, &mut waits);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let _ = child.wait();
+    waits.sort_by(f64::total_cmp);
+    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize] * 1e3;
+    println!(
+        "\n{RATE} events/s for {lasts} s, --commit-interval 1s: from sent to readable in Silver p50 {:.0} ms, p99 {:.0} ms, at most \
+         {:.0} ms; {:.1} % of one core; {peak:.0} MiB",
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        100.0 * (cpu - cpu_began) / lasts as f64
+    );
+}
+
+fn main() {
+    let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000u64);
+    let Some(broker) = Broker::start(1, &[]) else { return };
+    let clock = SystemClock::new();
+    throughput(&broker.address(), events, &clock);
+    latency(&broker.address(), &clock);
+}
