@@ -37,7 +37,7 @@ mod window;
 pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
 pub use aggregate::{AggregateEngine, GoldCut};
 pub use clock::{Clock, SystemClock};
-pub use counter::{Addition, Check, CounterStore, MemoryCounters, Settled, TenantCounters, WindowCounter};
+pub use counter::{Addition, Check, CounterStore, MemoryCounters, Scope, Settled, TenantCounters, WindowCounter};
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use distinct::DistinctCount;

@@ -34,6 +34,13 @@ fn memory_sinks() {
     block_on(conformance::alert_sink(async || MemoryAlerts::new(), |sink| Some(sink.alerts().len())));
 }
 
+#[test]
+fn memory_counters() {
+    let counters = MemoryCounters::new();
+    block_on(conformance::counter_store(&counters, "once"));
+    block_on(conformance::counter_store(&counters, "twice"));
+}
+
 /// Wrappers without faults change nothing.
 #[test]
 fn wrappers() {
