@@ -9,6 +9,7 @@ mod decimal;
 mod dedup;
 mod distinct;
 mod endpoint;
+mod enforce;
 mod error;
 mod event;
 mod gold;
@@ -41,6 +42,7 @@ pub use counter::{Addition, Check, CounterStore, MemoryCounters, Scope, Settled,
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use distinct::DistinctCount;
+pub use enforce::{DecidedBy, Enforcer, EnforcerConfig, EnforcerStats, NearCacheConfig, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};

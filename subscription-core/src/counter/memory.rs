@@ -141,12 +141,25 @@ impl MemoryCounters {
             let narrower = decide(self.hash(tenant, scope.name), scope.name, &scope.limits);
             decision = decision.tighter(Decision { scope: Some(place), ..narrower });
         }
-        if decision.allowed && cost > 0 {
-            for name in std::iter::once("").chain(scopes.iter().map(|scope| scope.name)) {
-                tenants.of(self.hash(tenant, name), tenant, name, now, &self.hasher).add(windows, i64::from(cost));
-            }
+        if decision.allowed {
+            self.count_in(&mut tenants, tenant, scopes, cost, now);
         }
         decision
+    }
+
+    /// Counts a request of a tenant, and of scopes of it, that was admitted elsewhere at `at`.
+    pub(crate) fn count(&self, tenant: &str, scopes: &[Scope<'_>], cost: u32, at: Timestamp) {
+        self.count_in(&mut self.shard(tenant).1, tenant, scopes, cost, at);
+    }
+
+    fn count_in(&self, tenants: &mut Tenants, tenant: &str, scopes: &[Scope<'_>], cost: u32, at: Timestamp) {
+        if cost == 0 {
+            return;
+        }
+        let windows = tenants.windows(at);
+        for name in std::iter::once("").chain(scopes.iter().map(|scope| scope.name)) {
+            tenants.of(self.hash(tenant, name), tenant, name, at, &self.hasher).add(windows, i64::from(cost));
+        }
     }
 
     /// Counts what was admitted elsewhere; see [`CounterStore::add`].

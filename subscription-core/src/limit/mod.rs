@@ -106,15 +106,18 @@ pub enum Reason {
     LimitReached,
     /// It costs more than the binding limit as a whole: no waiting helps.
     CostAboveLimit,
+    /// The counters could not be reached, and the plan's [failure policy](crate::FailurePolicy) allows or denies all.
+    StoreUnavailable,
 }
 
 impl Reason {
-    /// `within_limits`, `limit_reached` or `cost_above_limit`.
+    /// `within_limits`, `limit_reached`, `cost_above_limit` or `store_unavailable`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WithinLimits => "within_limits",
             Self::LimitReached => "limit_reached",
             Self::CostAboveLimit => "cost_above_limit",
+            Self::StoreUnavailable => "store_unavailable",
         }
     }
 }
@@ -166,6 +169,14 @@ impl Decision {
             (first, _) => first,
         };
         if other_is_tighter { other } else { self }
+    }
+}
+
+impl Decision {
+    /// This answer to a later request of the same window, of which less remains.
+    pub(crate) fn later(&self, at: Timestamp, remaining: i64) -> Self {
+        let month_end = || WindowKind::Month.end(WindowKind::Month.start(at));
+        Self { at, remaining, reset_seconds: seconds_to_end(self.binding, at, month_end), ..*self }
     }
 }
 
