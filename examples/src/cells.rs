@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use subscription_core::{Error, ErrorKind, Result, Units};
+use subscription_core::{ContentMode, Error, ErrorKind, Result, Units};
 use subscription_delta::arrow::array::{
     Array, AsArray, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch,
     StringArray, TimestampMicrosecondArray,
@@ -74,6 +74,24 @@ impl Columns for RecordBatch {
     fn lists(&self, name: &str) -> Result<&ListArray> {
         self.any(name)?.as_list_opt::<i32>().ok_or_else(|| wrong(name, "it is no list"))
     }
+}
+
+/// How each record of a batch carries its event, as its `headers` tell.
+///
+/// # Errors
+/// `Corrupt` where the column is missing or of another type.
+pub fn content_modes(batch: &RecordBatch) -> Result<Vec<ContentMode>> {
+    let lists = batch.lists("headers")?;
+    let parts = lists.values().as_struct_opt().filter(|headers| headers.num_columns() == 2).and_then(|headers| {
+        Some((headers.column(0).as_string_opt::<i32>()?, headers.column(1).as_binary_opt::<i32>()?))
+    });
+    let (names, values) = parts.ok_or_else(|| wrong("headers", "it holds no names and values"))?;
+    let ends = lists.value_offsets().windows(2);
+    let headers = ends.map(|ends| {
+        let header = |i: usize| (names.value(i), values.is_valid(i).then(|| values.value(i)));
+        ContentMode::of((ends[0] as usize..ends[1] as usize).map(header))
+    });
+    Ok(headers.collect())
 }
 
 fn wrong(column: &str, why: &str) -> Error {

@@ -8,15 +8,17 @@ use subscription_core::{Error, ErrorKind, Result, Table};
 use subscription_delta::Scan;
 
 use crate::demo::{self, Demo};
+use crate::emit::{self, Emit};
 use crate::exit::{At, EXIT_CODES, Exit, Failure, Outcome, report};
 use crate::generate::Generate;
+use crate::kafka::{self, Lag, Topic};
 use crate::lake;
 use crate::run::{self, Run};
 use crate::show::{ShowFormat, Shower};
 use crate::summary::Summary;
 use crate::tables::TablesPage;
 
-/// Meters API usage: from files of events or access logs to validated, deduplicated, aggregated and priced usage in Delta tables
+/// Meters API usage: from files of events, access logs or a Kafka topic to validated, deduplicated, aggregated and priced usage in Delta tables
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
@@ -30,8 +32,15 @@ enum Command {
     Demo(Demo),
     /// Write made-up events to standard output, one JSON object a line
     Generate(Generate),
-    /// Read files to their end and fill the tables of a lake; run again, it goes on where the tables are
+    /// Send the records of files, or of standard input, to a Kafka topic
+    Emit(Emit),
+    /// Read files, or a topic of Kafka, and fill the tables of a lake; run again, it goes on where the tables are
     Run(Box<Run>),
+    /// Make or describe the topic
+    #[command(subcommand)]
+    Topic(Topic),
+    /// Show how far a lake is behind a topic
+    Lag(Lag),
     /// Show rows, version, files, bytes and positions of each table, and the ledger
     Tables(Tables),
     /// Show rows of a table
@@ -43,16 +52,9 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Lake {
-    /// Folder (or URL) of the tables
-    #[arg(long, value_name = "DIR", env = "PIPELINE_LAKE")]
-    lake: String,
-}
-
-#[derive(Debug, Args)]
 struct Tables {
     #[command(flatten)]
-    lake: Lake,
+    lake: lake::Place,
 
     /// Print one JSON object
     #[arg(long)]
@@ -65,7 +67,7 @@ struct Show {
     table: String,
 
     #[command(flatten)]
-    lake: Lake,
+    lake: lake::Place,
 
     /// Rows of this tenant only
     #[arg(long, value_name = "T")]
@@ -87,7 +89,7 @@ struct Show {
 #[derive(Debug, Args)]
 struct Verify {
     #[command(flatten)]
-    lake: Lake,
+    lake: lake::Place,
 
     /// Print one JSON object
     #[arg(long)]
@@ -97,7 +99,7 @@ struct Verify {
 #[derive(Debug, Args)]
 struct Query {
     #[command(flatten)]
-    lake: Lake,
+    lake: lake::Place,
 
     /// One statement; tables have their own names
     sql: String,
@@ -131,7 +133,14 @@ fn runtime() -> Outcome<tokio::runtime::Runtime> {
 async fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Demo(args) => summary(demo::demo(&args).await?, args.json),
+        Command::Emit(args) => {
+            let (exit, sent) = emit::emit(&args).await?;
+            print(&sent.render())?;
+            Ok(exit)
+        }
         Command::Run(args) => summary(run::run(&args).await?, args.json),
+        Command::Topic(topic) => printed(kafka::topic(&topic).await?),
+        Command::Lag(args) => printed(kafka::lag(&args).await?),
         Command::Tables(args) => tables(args).await,
         Command::Show(args) => show(args).await,
         Command::Verify(args) => verify(args).await,
@@ -145,8 +154,13 @@ fn summary((exit, summary): (Exit, Summary), json: bool) -> Outcome {
     Ok(exit)
 }
 
+fn printed((exit, page): (Exit, String)) -> Outcome {
+    print(&page)?;
+    Ok(exit)
+}
+
 async fn tables(args: Tables) -> Outcome {
-    let store = lake::open(&args.lake.lake).await.at_lake()?;
+    let store = args.lake.open().await.at_lake()?;
     let infos = store.info().await.at_lake()?;
     let page = TablesPage { lake: store.path(), tables: lake::tables(&infos), ledger: lake::ledger(&infos) };
     print(&if args.json { page.json() + "\n" } else { page.render() })?;
@@ -154,7 +168,7 @@ async fn tables(args: Tables) -> Outcome {
 }
 
 async fn verify(args: Verify) -> Outcome {
-    let store = lake::open(&args.lake.lake).await.at_lake()?;
+    let store = args.lake.open().await.at_lake()?;
     let verdict = lake::verify(&store).await.at_lake()?;
     let json = || serde_json::to_string_pretty(&verdict).expect("strings and numbers go into memory") + "\n";
     print(&if args.json { json() } else { verdict.render() })?;
@@ -164,7 +178,7 @@ async fn verify(args: Verify) -> Outcome {
 async fn show(args: Show) -> Outcome {
     use futures::TryStreamExt;
     let table = table(&args.table).at_usage()?;
-    let store = lake::open(&args.lake.lake).await.at_lake()?;
+    let store = args.lake.open().await.at_lake()?;
     let columns = args.columns.unwrap_or_else(|| shown_columns(table));
     let limit = args.limit.or((args.format == ShowFormat::Table).then_some(20));
     let scan = Scan { columns: Some(columns), tenant: args.tenant, limit };
@@ -205,7 +219,7 @@ fn table(name: &str) -> Result<Table> {
 
 #[cfg(feature = "sql")]
 async fn query(args: Query) -> Outcome {
-    let store = lake::open(&args.lake.lake).await.at_lake()?;
+    let store = args.lake.open().await.at_lake()?;
     let batches = store.query(&args.sql).await.map_err(|error| Failure {
         exit: if error.kind() == ErrorKind::Configuration { Exit::Usage } else { Exit::Lake },
         error,
@@ -222,7 +236,8 @@ async fn query(args: Query) -> Outcome {
 
 #[cfg(not(feature = "sql"))]
 async fn query(args: Query) -> Outcome {
-    let Query { lake: Lake { lake }, sql: _, format: _ } = args;
+    let Query { lake, sql: _, format: _ } = args;
+    let lake = lake.path();
     Err(Error::new(ErrorKind::Configuration, "this build of the program has no SQL").with_help(format!(
         "build it with SQL: cargo run --release --features sql --bin pipeline -- query ...; \
          or read {lake} with any Delta reader, such as DuckDB"
@@ -264,6 +279,7 @@ mod tests {
         for line in [
             "pipeline demo",
             "pipeline generate --events 10 --tenants 3 --seed 1 --rate 100",
+            "pipeline emit a b.gz - --kafka h:1 --topic t --rate 100 -X client.id=x --kafka-property a=b=c",
             "pipeline run --input a b.gz - --lake x --format events --partitions 8 --plans p.toml --config c.toml --commit-interval 1s",
             "pipeline run --input a --lake x --format access-log --tenant-by path:2",
             "pipeline tables --lake x --json",
@@ -275,7 +291,14 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["pipeline", "pipeline run --format csv", "pipeline generate", "pipeline show --lake x"] {
+        for line in [
+            "pipeline",
+            "pipeline emit --kafka h:1",
+            "pipeline emit a --kafka h -X x",
+            "pipeline run --format csv",
+            "pipeline generate",
+            "pipeline show --lake x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

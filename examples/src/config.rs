@@ -17,6 +17,7 @@ use subscription_pipeline::PipelineConfig;
 
 use crate::access_log::{LogOptions, TenantBy, TenantPlans};
 use crate::files::{FileOptions, Format};
+use crate::kafka::KafkaSettings;
 
 /// What can be set of a run; nothing is given by default.
 #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
@@ -29,6 +30,14 @@ pub struct Settings {
     /// Folder (or URL) of the tables
     #[arg(long, value_name = "DIR", env = "PIPELINE_LAKE")]
     pub lake: Option<String>,
+
+    /// The pipeline's name, under which the tables keep positions [default: pipeline]
+    #[arg(long, value_name = "NAME", env = "PIPELINE_NAME")]
+    pub name: Option<String>,
+
+    /// A topic to read instead of files.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
 
     /// What the lines are: auto, events or access-log [default: auto]
     #[arg(long, value_name = "FORMAT", env = "PIPELINE_FORMAT")]
@@ -102,6 +111,8 @@ impl Settings {
         Self {
             input: self.input.or(file.input),
             lake: self.lake.or(file.lake),
+            name: self.name.or(file.name),
+            kafka: self.kafka.over(file.kafka),
             format: self.format.or(file.format),
             partitions: self.partitions.or(file.partitions),
             plans: self.plans.or(file.plans),
@@ -183,6 +194,7 @@ impl Settings {
         config.max_uncommitted_bytes = bytes(self.max_uncommitted_bytes, config.max_uncommitted_bytes);
         config.max_gold_bytes = bytes(self.max_gold_bytes, config.max_gold_bytes);
         config.max_dedup_ids = self.max_dedup_ids.unwrap_or(config.max_dedup_ids);
+        config.on_gap = self.kafka.on_gap.map_or(config.on_gap, |on_gap| on_gap.0.0);
         config.max_dedup_filter_bytes = bytes(self.max_dedup_filter_bytes, config.max_dedup_filter_bytes);
         let limits = [
             ("workers", config.workers),

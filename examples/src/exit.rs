@@ -20,6 +20,8 @@ pub enum Exit {
     Lake = 4,
     /// The lake is in use by another process, or was filled from other inputs or with other settings.
     Taken = 5,
+    /// Records that come next are gone from the topic.
+    Gone = 6,
     /// Stopped by SIGINT after committing what was read.
     Interrupted = 130,
     /// Stopped by SIGTERM after committing what was read.
@@ -32,9 +34,10 @@ Exit codes:
   0    done
   1    verify found the lake broken, or this program contradicts itself
   2    a flag, a configuration file or a plan catalog is wrong
-  3    an input cannot be opened or read to its end
+  3    an input cannot be opened or read to its end, or a topic or its brokers cannot be reached
   4    the lake cannot be opened, read or written
-  5    another process writes the lake, or it was filled from other inputs or with other settings
+  5    another process writes the lake, or it was filled from other inputs or with other settings; or a topic is not as it should be
+  6    records that come next are gone from the topic (retention passed the lake's position)
   130  interrupted (SIGINT); all that was read is committed
   143  terminated (SIGTERM); all that was read is committed";
 
@@ -88,6 +91,7 @@ fn general(error: &Error) -> Option<Exit> {
     match error.kind() {
         ErrorKind::Fenced | ErrorKind::Mismatch => Some(Exit::Taken),
         ErrorKind::Invariant => Some(Exit::Broken),
+        ErrorKind::Gap => Some(Exit::Gone),
         _ => None,
     }
 }
@@ -140,6 +144,7 @@ mod tests {
             Exit::Input,
             Exit::Lake,
             Exit::Taken,
+            Exit::Gone,
             Exit::Interrupted,
             Exit::Terminated,
         ] {

@@ -114,7 +114,7 @@ impl Generate {
     }
 }
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
+pub(crate) fn positive(text: &str) -> std::result::Result<f64, String> {
     let number = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
     number.ok_or_else(|| "expected a number above 0".to_owned())
 }

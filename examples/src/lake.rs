@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::Args;
 use rustc_hash::{FxHashMap, FxHashSet};
 use subscription_core::{Counter, Counts, Money, Result, Table, Units};
 use subscription_delta::arrow::array::{Array, RecordBatch, StringArray};
@@ -17,12 +18,39 @@ use crate::verify::{self, Standing, Verdict, Verifier};
 /// Tenants on the page.
 const TOP_TENANTS: usize = 10;
 
-/// Opens a lake to look at it.
-///
-/// # Errors
-/// Those of [`DeltaStore::open_existing`].
-pub async fn open(lake: &str) -> Result<DeltaStore> {
-    DeltaStore::open_existing(DeltaConfig::new(lake)?).await
+/// The lake to look at, on the command line.
+#[derive(Debug, Clone, Args)]
+pub struct Place {
+    /// Folder (or URL) of the tables
+    #[arg(long, value_name = "DIR", env = "PIPELINE_LAKE")]
+    lake: String,
+
+    /// Name of the pipeline that fills it
+    #[arg(long, value_name = "NAME", env = "PIPELINE_NAME", default_value = DEFAULT_NAME)]
+    name: String,
+}
+
+/// The name of a pipeline that is given none.
+pub const DEFAULT_NAME: &str = "pipeline";
+
+impl Place {
+    /// Where it is, as given.
+    pub fn path(&self) -> &str {
+        &self.lake
+    }
+
+    /// The pipeline's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Opens the lake to look at it.
+    ///
+    /// # Errors
+    /// Those of [`DeltaStore::open_existing`].
+    pub async fn open(&self) -> Result<DeltaStore> {
+        DeltaStore::open_existing(DeltaConfig::new(&self.lake)?.pipeline(&self.name)).await
+    }
 }
 
 /// Calls `each` with all rows of a table.
@@ -138,6 +166,7 @@ pub fn ledger(infos: &[TableInfo]) -> Ledger {
         info.map(|info| info.positions.iter().map(|at| (&at.topic, at.partition, at.position)).collect::<Vec<_>>())
     };
     let mut ledger = Ledger::from(counts);
+    ledger.skipped = sum(infos, Table::Bronze, Counter::Skipped);
     if at(Table::Bronze) != at(Table::Silver) {
         // Silver is behind, as a crash may leave it: it cannot have more than Bronze.
         ledger.balanced = counts.accepted + counts.duplicates + counts.quarantined <= ledger.bronze;

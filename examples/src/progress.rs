@@ -16,9 +16,11 @@ pub async fn show(mut events: EventStream, quiet: bool) {
     let bar = (!quiet && std::io::stderr().is_terminal()).then(bar);
     let mut meter = Meter::default();
     let mut shown = Duration::ZERO;
+    let (mut last, mut astray, mut astray_told) = (Duration::ZERO, 0, None);
     while let Some(event) = events.next().await {
         match event {
             PipelineEvent::Progress(progress) => {
+                last = progress.elapsed;
                 let line = meter.line(&progress);
                 if let Some(bar) = &bar {
                     bar.set_length(progress.source.total.unwrap_or(progress.source.done).max(1));
@@ -30,17 +32,50 @@ pub async fn show(mut events: EventStream, quiet: bool) {
                 }
             }
             PipelineEvent::Retrying { what, error, pause, .. } => {
-                let line = format!("cannot {what}: {error}; trying again in {}", duration(pause));
-                match &bar {
-                    Some(bar) => bar.println(line),
-                    None => say(&line),
+                tell(&bar, format!("cannot {what}: {error}; trying again in {}", duration(pause)));
+            }
+            PipelineEvent::Skipped { partition, from, to } => {
+                tell(
+                    &bar,
+                    format!("warning: skipped {} offsets of partition {partition}: {from} to {to} are gone", to - from),
+                );
+            }
+            PipelineEvent::Misrouted { partition, records, tenant_id, belongs_to, partitioner } => {
+                astray += records;
+                if astray_told.is_none_or(|at| last.saturating_sub(at) >= WARN_EVERY) {
+                    let by = partitioner.name();
+                    tell(
+                        &bar,
+                        format!(
+                            "warning: {astray} records are quarantined as misrouted, such as of tenant `{tenant_id}` in \
+                             partition {partition}: by {by} it belongs to {belongs_to}. A producer uses another partitioner, \
+                             or another key than tenant_id"
+                        ),
+                    );
+                    (astray, astray_told) = (0, Some(last));
                 }
+            }
+            PipelineEvent::Assigned { partitions } if !quiet && bar.is_none() => {
+                say(&format!("partitions assigned: {partitions:?}"));
+            }
+            PipelineEvent::Released { partitions } if !quiet && bar.is_none() => {
+                say(&format!("partitions released: {partitions:?}"));
             }
             _ => {}
         }
     }
     if let Some(bar) = bar {
         bar.finish_and_clear();
+    }
+}
+
+/// How often records of the wrong partition are told of.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+fn tell(bar: &Option<ProgressBar>, line: String) {
+    match bar {
+        Some(bar) => bar.println(line),
+        None => say(&line),
     }
 }
 

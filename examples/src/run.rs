@@ -1,4 +1,4 @@
-//! `pipeline run`: from files to every table.
+//! `pipeline run`: from files, or a topic, to every table.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::Args;
-use subscription_core::{Error, ErrorKind};
+use subscription_core::{Error, ErrorKind, Source};
 use subscription_delta::{DeltaConfig, DeltaStore};
+use subscription_kafka::{DeadLetterConfig, KafkaConfig, KafkaDeadLetters, KafkaSource, TopicAdmin};
 use subscription_pipeline::Pipeline;
 
 use crate::config::Settings;
@@ -43,21 +44,45 @@ pub struct Run {
 pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     let file = run.config.as_deref().map_or_else(|| Ok(Settings::default()), Settings::load).at_usage()?;
     let settings = run.settings.clone().over(file);
-    let inputs =
-        settings.input.as_deref().ok_or_else(|| missing("input", "name files: --input access.log")).at_usage()?;
+    let name = settings.name.as_deref().unwrap_or(lake::DEFAULT_NAME);
+    let topic = settings.kafka.config(name).at_usage()?;
     let lake = settings.lake.as_deref().ok_or_else(|| missing("lake", "name a folder for the tables: --lake ./lake"));
-    let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?;
+    let lake = DeltaConfig::new(lake.at_usage()?).at_usage()?.pipeline(name);
     let catalog = settings.catalog().at_usage()?;
-    let options = settings.file_options(&catalog).at_usage()?;
     let config = settings.pipeline().at_usage()?;
-    let inputs = inputs.iter().cloned().map(Input::from).collect();
-    let source = FileSource::open(inputs, options).at_input()?;
-    let input_failed = source.failed();
+    let (source, input_failed): (Box<dyn Source>, _) = match topic {
+        Some(_) if settings.input.is_some() => {
+            let both = Error::new(ErrorKind::Configuration, "files and a topic are given, and a lake has one input");
+            return Err(both.with_help("give --input or --kafka")).at_usage();
+        }
+        Some(topic) => {
+            warn_of(&topic, run.quiet).await?;
+            let source = KafkaSource::open(topic, settings.kafka.options()).at_usage()?;
+            let failed = source.failed();
+            (Box::new(source), failed)
+        }
+        None => {
+            let files = settings.input.as_deref();
+            let help = "name files: --input access.log; or a topic: --kafka localhost:9092";
+            let files = files.ok_or_else(|| missing("input", help)).at_usage()?;
+            let options = settings.file_options(&catalog).at_usage()?;
+            let source = FileSource::open(files.iter().cloned().map(Input::from).collect(), options).at_input()?;
+            let failed = source.failed();
+            (Box::new(source), failed)
+        }
+    };
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
 
     let before = lake::reached(&store).await.at_lake()?;
-    let pipeline = Pipeline::builder()
-        .source(source)
+    let mut pipeline = Pipeline::builder();
+    if let Some(topic) = settings.kafka.dead_letters().at_usage()? {
+        TopicAdmin::new(topic.clone()).at_usage()?.describe().await.at_input()?;
+        let sink = KafkaDeadLetters::new(DeadLetterConfig::new(topic, name).at_usage()?).at_usage()?;
+        pipeline = pipeline.dead_letter_sink(Arc::new(sink));
+    }
+    let pipeline = pipeline
+        .name(name)
+        .boxed_source(source)
         .store(store.clone())
         .config(config)
         .rules(settings.rules.clone().unwrap_or_default())
@@ -66,7 +91,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
         .at_usage()?;
     let shown = tokio::spawn(progress::show(pipeline.events(), run.quiet));
     let stopped = Arc::new(AtomicU8::new(0));
-    let result = pipeline.run(signal(stopped.clone()).at_usage()?).await;
+    let result = pipeline.run(signal(stopped.clone(), "committing what was read").at_usage()?).await;
     // The events end with the pipeline; a bar is gone before anything else is printed.
     let _ = shown.await;
     let report = if input_failed.load(Ordering::Relaxed) { result.at_input()? } else { result.at_lake()? };
@@ -95,16 +120,27 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     Ok((exit, summary))
 }
 
+/// Says what of a topic is apt to go wrong. What keeps it from being read is said by who reads it.
+async fn warn_of(topic: &KafkaConfig, quiet: bool) -> Outcome<()> {
+    if !quiet && let Ok(topic) = TopicAdmin::new(topic.clone()).at_usage()?.describe().await {
+        topic.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
+    Ok(())
+}
+
 fn missing(setting: &str, help: &str) -> Error {
     Error::new(ErrorKind::Configuration, format!("no {setting} is given")).with_help(help)
 }
 
 const SIGINT: u8 = 2;
-const SIGTERM: u8 = 15;
+pub(crate) const SIGTERM: u8 = 15;
 
-/// Completes when the process is asked to stop; a second time it ends at once, as by a crash, which loses nothing.
+/// Completes when the process is asked to stop, and says so; a second time it ends at once, as by a crash, which loses nothing.
 #[cfg(unix)]
-fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+pub(crate) fn signal(
+    which: Arc<AtomicU8>,
+    stopping: &'static str,
+) -> subscription_core::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot = |error| Error::new(ErrorKind::Other, "cannot listen to signals").with_source(error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
@@ -115,7 +151,7 @@ fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output 
             _ = terminate.recv() => SIGTERM,
         };
         which.store(one, Ordering::Relaxed);
-        eprintln!("stopping: committing what was read (once more to stop at once)");
+        eprintln!("stopping: {stopping} (once more to stop at once)");
         tokio::spawn(async move {
             let exit = tokio::select! {
                 _ = interrupt.recv() => Exit::Interrupted,
@@ -127,10 +163,13 @@ fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output 
 }
 
 #[cfg(not(unix))]
-fn signal(which: Arc<AtomicU8>) -> subscription_core::Result<impl Future<Output = ()>> {
+pub(crate) fn signal(
+    which: Arc<AtomicU8>,
+    stopping: &'static str,
+) -> subscription_core::Result<impl Future<Output = ()>> {
     Ok(async move {
         let _ = tokio::signal::ctrl_c().await;
         which.store(SIGINT, Ordering::Relaxed);
-        eprintln!("stopping: committing what was read");
+        eprintln!("stopping: {stopping}");
     })
 }

@@ -98,6 +98,8 @@ pub struct Ledger {
     pub duplicates: u64,
     /// Records in quarantine.
     pub quarantined: u64,
+    /// Offsets skipped because the source no longer had their records. They are in no equation: nobody read them.
+    pub skipped: u64,
     /// Whether both equations hold: read = bronze + dead_lettered, bronze = accepted + duplicates + quarantined.
     pub balanced: bool,
 }
@@ -111,6 +113,7 @@ impl From<Counts> for Ledger {
             accepted: counts.accepted,
             duplicates: counts.duplicates,
             quarantined: counts.quarantined,
+            skipped: 0,
             balanced: counts.balanced(),
         }
     }
@@ -267,6 +270,10 @@ pub(crate) fn section_ledger(page: &mut String, ledger: &Ledger) {
     for (left, right) in left.iter().zip(right) {
         let blank = " ".repeat(width - left.chars().count());
         let _ = writeln!(page, "{}", format!("{left}{blank}{right}").trim_end());
+    }
+    if ledger.skipped > 0 {
+        let _ =
+            writeln!(page, "{} offsets were skipped: the source no longer had their records", count(ledger.skipped));
     }
 }
 

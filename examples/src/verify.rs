@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use subscription_core::{Counter, Judged, Result, Table, Timestamp, WindowKind, judge};
+use subscription_core::{Counter, Judged, Result, Table, Timestamp, WindowKind};
 use subscription_delta::arrow::array::{Array, RecordBatch};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::cells::Columns;
+use crate::cells::{Columns, content_modes};
 pub use verdict::{Check, Verdict};
 
 /// Where a table stands in a partition, as its log says.
@@ -80,7 +80,7 @@ pub fn columns_of(table: Table) -> &'static [&'static str] {
 }
 
 /// The columns of Bronze that [`Verifier::add_payloads`] needs.
-pub const PAYLOAD_COLUMNS: &[&str] = &["topic", "partition", "offset", "payload"];
+pub const PAYLOAD_COLUMNS: &[&str] = &["topic", "partition", "offset", "headers", "payload"];
 
 /// The columns of Silver that [`Verifier::add_keys`] needs.
 pub const KEY_COLUMNS: &[&str] = &["topic", "partition", "offset", "tenant_id", "event_id"];
@@ -339,12 +339,13 @@ impl Verifier {
     /// Where a column is missing or of another type.
     pub fn add_payloads(&mut self, batch: &RecordBatch) -> Result<()> {
         let (places, offsets, payloads) = (self.partitions_of(batch)?, batch.longs("offset")?, batch.texts("payload")?);
+        let modes = content_modes(batch)?;
         for (row, &place) in places.iter().enumerate() {
             let (partition, offset) = (&self.partitions[place], offsets.value(row) as u64);
             if partition.orphans.binary_search(&offset).is_err() {
                 continue;
             }
-            match judge(payloads.value(row).as_bytes()) {
+            match modes[row].judge(payloads.value(row).as_bytes()) {
                 Judged::Valid(event) => {
                     let key = hash(&[event.tenant_id.as_bytes(), event.event_id.as_bytes()]);
                     self.duplicates.entry(key).or_default().push((place as u32, offset));
@@ -422,7 +423,7 @@ impl Verifier {
                 let rows = |table| partition.before(table, position);
                 use Table::{Bronze, DeadLetter, Quarantine, Silver};
                 let (needs, counted): (&[Table], i64) = match counter {
-                    Counter::Watermark | Counter::IngestionTime => continue,
+                    Counter::Watermark | Counter::IngestionTime | Counter::Skipped => continue,
                     Counter::Read => (&[Bronze, DeadLetter], rows(Bronze) + rows(DeadLetter)),
                     Counter::DeadLettered => (&[DeadLetter], rows(DeadLetter)),
                     Counter::Accepted => (&[Silver], rows(Silver)),

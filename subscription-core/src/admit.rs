@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::dedup::{AdmitLimits, BatchIds, IdMemory};
 use crate::error::{Error, ErrorKind, Result};
+use crate::partition::Routing;
 use crate::plan::Catalog;
 use crate::rows::{Admitted, Counts};
 use crate::rules::Rules;
@@ -23,9 +24,9 @@ pub struct EngineConfig {
     pub rules: Rules,
     /// The plans.
     pub catalog: Arc<Catalog>,
-    /// The number of partitions over which the source distributes records by `tenant_id`; `None` where it does not, or
-    /// where no record can be in another partition.
-    pub routing: Option<u32>,
+    /// How the source distributes records over partitions by `tenant_id`; `None` where it does not, or where no record
+    /// can be in another partition.
+    pub routing: Option<Routing>,
     /// How much is remembered of accepted ids.
     pub limits: AdmitLimits,
 }

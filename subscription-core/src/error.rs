@@ -71,6 +71,23 @@ impl Error {
         }))
     }
 
+    /// An error of the operating system about a file or folder.
+    pub(crate) fn io(message: impl Into<String>, error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let message = message.into();
+        match error.kind() {
+            Io::NotFound => Self::new(ErrorKind::NotFound, message).with_source(error),
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => {
+                Self::new(ErrorKind::PermissionDenied, message).with_source(error)
+            }
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Self::new(ErrorKind::StorageFull, message)
+                .with_source(error)
+                .with_help("make room on the disk")
+                .retryable(),
+            _ => Self::new(ErrorKind::Other, message).with_source(error).retryable(),
+        }
+    }
+
     /// Adds where it happened: a table, a partition, an offset.
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.context.push((key, value.to_string()));

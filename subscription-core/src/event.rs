@@ -92,6 +92,20 @@ impl<'a> ApiUsageEvent<'a> {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// As [`ApiUsageEvent::to_json`], without `emitter_id` and `emitter_sequence`; `capacity` bytes are set aside for it.
+    pub(crate) fn to_json_without_origin(&self, capacity: usize) -> String {
+        struct WithoutOrigin<'e>(&'e ApiUsageEvent<'e>);
+        impl Serialize for WithoutOrigin<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.0.write(serializer, false)
+            }
+        }
+        let mut json = Vec::with_capacity(capacity);
+        // As in `to_json`; and JSON is UTF-8.
+        let _ = serde_json::to_writer(&mut json, &WithoutOrigin(self));
+        String::from_utf8(json).unwrap_or_default()
+    }
+
     /// Checks the event as the platform will: by judging its payload.
     ///
     /// # Errors
@@ -125,6 +139,12 @@ impl Serialize for ApiUsageEvent<'_> {
     /// A map of the fields that are not `None`, under their names, as the schema wants it. `billable_units` is written
     /// digit for digit, which is a number in `serde_json` only.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.write(serializer, true)
+    }
+}
+
+impl ApiUsageEvent<'_> {
+    fn write<S: Serializer>(&self, serializer: S, with_origin: bool) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         macro_rules! given {
             ($($field:ident)*) => { $(if let Some(value) = &self.$field {
@@ -147,8 +167,10 @@ impl Serialize for ApiUsageEvent<'_> {
         map.serialize_entry("response_time_ms", &self.response_time_ms)?;
         map.serialize_entry("subscription_plan", &self.subscription_plan)?;
         given!(risk_score velocity_last_1min velocity_last_5min velocity_last_1hour ip_address country_code region);
-        given!(user_agent sdk_version request_size_bytes response_size_bytes request_id trace_id emitter_id);
-        given!(emitter_sequence);
+        given!(user_agent sdk_version request_size_bytes response_size_bytes request_id trace_id);
+        if with_origin {
+            given!(emitter_id emitter_sequence);
+        }
         if let Some(units) = self.billable_units {
             let number = RawValue::from_string(units.to_string()).map_err(S::Error::custom)?;
             map.serialize_entry("billable_units", &number)?;

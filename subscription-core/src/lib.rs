@@ -8,6 +8,7 @@ mod counter;
 mod decimal;
 mod dedup;
 mod distinct;
+mod emit;
 mod endpoint;
 mod enforce;
 mod error;
@@ -27,6 +28,7 @@ mod schema;
 mod sink;
 mod sketch;
 mod source;
+mod spool;
 mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -42,33 +44,37 @@ pub use counter::{Addition, Check, CounterStore, MemoryCounters, Scope, Settled,
 pub use decimal::{Money, Price, Units};
 pub use dedup::AdmitLimits;
 pub use distinct::DistinctCount;
+pub use emit::{ChannelEmitter, Draft, Emitted, EmitterCounts, EmitterStamp, EventEmitter, FileEmitter};
 pub use enforce::{DecidedBy, Enforcer, EnforcerConfig, EnforcerStats, NearCacheConfig, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{ApiUsageEvent, EventBuilder};
 pub use gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
 pub use limit::{Decision, Limits, Reason, Usage, decide};
 pub use memory::{
-    MemoryAlerts, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter, StoredEvent,
-    StoredQuarantined, StoredRecord,
+    MemoryAlerts, MemoryDeadLetters, MemorySink, MemorySource, MemoryStore, MemoryTables, StoredDeadLetter,
+    StoredEvent, StoredQuarantined, StoredRecord,
 };
-pub use partition::murmur2_partition;
+pub use partition::{Partitioner, Routing, murmur2_partition};
 pub use plan::{
     Catalog, CatalogBuilder, Enforcement, FailurePolicy, MAX_LIMIT, MAX_PRICE, Overrides, Plan, Terms, Valid,
     WindowAlgorithm,
 };
 pub use record::{Header, MAX_PAYLOAD_BYTES, Record, RecordBatch, RecordBatchBuilder, TOO_LARGE_KEPT_BYTES, Text};
-pub use rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
+pub use rows::{
+    Admitted, Counts, DeadLetter, DeadLetters, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined,
+};
 pub use rules::{AlertRules, BillingRules, Rules};
 pub use schema::EVENT_SCHEMA;
-pub use sink::{AlertSink, Delivery, Sink};
+pub use sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 pub use sketch::LatencySketch;
-pub use source::{Source, SourceEvent, SourceIdentity, SourceProgress};
+pub use source::{OffsetRange, Placement, Source, SourceEvent, SourceIdentity, SourceProgress, Survey};
+pub use spool::{Fsync, Spool, SpoolConfig, SpoolReader, Spooled};
 pub use store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
 };
 pub use time::{Timestamp, WindowKind};
 pub use validate::{
-    EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE, check_business, judge,
-    peek,
+    ContentMode, EMPTY_PAYLOAD, INVALID_UTF8, Invalid, Judged, NOT_AN_OBJECT, NOT_JSON, Peeked, TOO_LARGE,
+    check_business, judge, peek,
 };

@@ -6,6 +6,6 @@ mod source;
 mod store;
 
 pub use rows::{MemoryTables, StoredDeadLetter, StoredEvent, StoredQuarantined, StoredRecord};
-pub use sink::{MemoryAlerts, MemorySink};
+pub use sink::{MemoryAlerts, MemoryDeadLetters, MemorySink};
 pub use source::MemorySource;
 pub use store::MemoryStore;

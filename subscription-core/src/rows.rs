@@ -4,8 +4,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::Units;
-use crate::record::{RecordBatch, Text};
+use crate::record::{Record, RecordBatch, Text};
 use crate::time::Timestamp;
+use crate::validate::{EMPTY_PAYLOAD, INVALID_UTF8, NOT_AN_OBJECT, NOT_JSON, TOO_LARGE};
 
 /// The HTTP methods an event may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -261,6 +262,48 @@ pub struct DeadLetter {
     pub code: &'static str,
     /// What was wrong, and where.
     pub error: String,
+}
+
+impl DeadLetter {
+    /// The code of that name, where it is one.
+    pub fn code_named(name: &str) -> Option<&'static str> {
+        [EMPTY_PAYLOAD, TOO_LARGE, INVALID_UTF8, NOT_JSON, NOT_AN_OBJECT].into_iter().find(|code| *code == name)
+    }
+}
+
+/// Dead letters of a span of one partition.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// The records. They are all the dead letters of the batch's span, of which there may be none.
+    pub records: RecordBatch,
+    /// What is wrong with each of them, in their order.
+    pub letters: Vec<DeadLetter>,
+}
+
+impl DeadLetters {
+    /// Those among records that were admitted, from offset `from` on.
+    ///
+    /// # Panics
+    /// If `from` is not in the span of the records or its end.
+    pub fn of(admitted: &Admitted, from: u64) -> Self {
+        let records = &admitted.records;
+        assert!((records.from()..=records.to()).contains(&from), "offset {from} is not in the span");
+        let mut builder = RecordBatch::builder(records.topic().clone(), records.partition(), from);
+        let mut letters = Vec::new();
+        for dead in &admitted.dead {
+            let record = records.get(dead.index as usize);
+            if record.offset() >= from {
+                builder.push_record(&record);
+                letters.push(DeadLetter { index: letters.len() as u32, ..dead.clone() });
+            }
+        }
+        Self { records: builder.finish(records.to()), letters }
+    }
+
+    /// Each record, and what is wrong with it.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (Record<'_>, &DeadLetter)> {
+        self.letters.iter().map(|letter| (self.records.get(letter.index as usize), letter))
+    }
 }
 
 /// A record that failed validation: a row of `quarantine_silver`.

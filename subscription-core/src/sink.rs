@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::gold::AlertRow;
-use crate::rows::EventBatch;
+use crate::rows::{DeadLetters, EventBatch};
 
 /// The accepted events of a span of one partition.
 #[derive(Debug, Clone)]
@@ -44,6 +44,29 @@ pub trait Sink: Send + Sync {
 
     /// Takes a delivery.
     async fn write(&self, delivery: &Delivery) -> Result<()>;
+}
+
+/// A sink of dead letters gets every record that is no JSON object once its row of `dead_letter` is durable: a topic where
+/// somebody mends and sends them again.
+///
+/// # Contract
+/// * As with [`Sink`], the sink keeps its own position a partition, is caught up from `dead_letter`, and gets spans that
+///   follow each other; a write with a span that ends at or before the position MUST have no effect; one that begins above it is
+///   an error; calls for one partition come one at a time.
+/// * `write` MUST make the dead letters and the position behind them durable in one step for exactly-once. A span without
+///   dead letters MAY move the position in memory only: nothing is sent twice by that.
+/// * One that cannot MUST pass on topic, partition and offset, by which a copy is recognised.
+/// * A cancelled `write` leaves the position either at its beginning or at its end.
+#[async_trait]
+pub trait DeadLetterSink: Send + Sync {
+    /// A name for logs and metrics.
+    fn name(&self) -> &str;
+
+    /// The next offset that the sink wants; `None` for one that was never written to.
+    async fn position(&self, topic: &str, partition: u32) -> Result<Option<u64>>;
+
+    /// Takes the dead letters of a span, which is that of their records.
+    async fn write(&self, letters: &DeadLetters) -> Result<()>;
 }
 
 /// Where alerts go besides `enforcement_alerts`: a pager, a chat, a topic.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::error::Result;
+use crate::partition::Partitioner;
 use crate::record::RecordBatch;
 
 /// What a source has to say.
@@ -70,10 +71,15 @@ pub trait Source: Send {
     /// Tells that the caller is done with revoked partitions.
     async fn release(&mut self, partitions: &[u32]) -> Result<()>;
 
-    /// Whether a record's partition is that of its tenant by Kafka's default partitioner, so that a record elsewhere is
-    /// misrouted. Default: not claimed, so not checked.
-    fn routed_by_key(&self) -> bool {
-        false
+    /// What is to be learnt of the source before the first record of a new lake, and kept there. Asked again as long
+    /// as [`Survey::placement`] is not known; never once it is. Default: nothing.
+    async fn survey(&mut self) -> Result<Survey> {
+        Ok(Survey { placement: Some(Placement::Unchecked), starts: Vec::new() })
+    }
+
+    /// The offsets that a partition holds now; `None` where the source forgets nothing. Default: `None`.
+    async fn offsets(&mut self, _partition: u32) -> Result<Option<OffsetRange>> {
+        Ok(None)
     }
 
     /// Another process has moved a position of this one's partitions. A source whose partitions move between processes
@@ -87,6 +93,11 @@ pub trait Source: Send {
     fn progress(&self) -> SourceProgress {
         SourceProgress::default()
     }
+
+    /// How many offsets each of this process's partitions holds beyond what was delivered, as far as that is known.
+    fn lag(&self) -> Vec<(u32, u64)> {
+        Vec::new()
+    }
 }
 
 /// What of a source must stay the same for a lake to make sense.
@@ -96,4 +107,50 @@ pub struct SourceIdentity {
     pub partitions: u32,
     /// Settings that change which record is where or what is in it, as sorted name and value.
     pub settings: Vec<(String, String)>,
+    /// How records are placed, where that is set or known beforehand; `None` where a survey has to find it out.
+    pub placement: Option<Placement>,
+}
+
+/// How a source places records in partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Placement {
+    /// By nothing that could be checked, or by an own partitioner that is trusted.
+    Unchecked,
+    /// By a hash of the key, which is the tenant's id: a record elsewhere is misrouted.
+    ByKey(Partitioner),
+}
+
+impl Placement {
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unchecked => "trust",
+            Self::ByKey(partitioner) => partitioner.name(),
+        }
+    }
+
+    /// The one of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name == "trust" { Some(Self::Unchecked) } else { Partitioner::from_name(name).map(Self::ByKey) }
+    }
+}
+
+/// What is learnt of a source when a lake is first filled from it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// How records are placed; `None` as long as there is no record to tell by.
+    pub placement: Option<Placement>,
+    /// The first offset of each partition that no longer begins at 0: what was before never belonged to the lake, so it
+    /// is no gap.
+    pub starts: Vec<(u32, u64)>,
+}
+
+/// The offsets that a partition holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffsetRange {
+    /// The first one.
+    pub first: u64,
+    /// The one after the last that may be read now.
+    pub end: u64,
 }

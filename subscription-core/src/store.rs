@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::gold::{AlertRow, EndpointRow, UsageRow};
 use crate::record::RecordBatch;
-use crate::rows::{Admitted, EventBatch};
+use crate::rows::{Admitted, DeadLetters, EventBatch};
 use crate::time::Timestamp;
 
 /// The tables of the lake, in the order in which a span reaches them.
@@ -106,11 +106,13 @@ pub enum Counter {
     Duplicates,
     /// Records that failed validation.
     Quarantined,
+    /// Offsets that were skipped because the source no longer had their records.
+    Skipped,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Watermark,
         Self::IngestionTime,
         Self::Read,
@@ -118,6 +120,7 @@ impl Counter {
         Self::Accepted,
         Self::Duplicates,
         Self::Quarantined,
+        Self::Skipped,
     ];
 
     /// The counter's name, as the lake stores it.
@@ -130,6 +133,7 @@ impl Counter {
             Self::Accepted => "accepted",
             Self::Duplicates => "duplicates",
             Self::Quarantined => "quarantined",
+            Self::Skipped => "skipped",
         }
     }
 }
@@ -355,6 +359,17 @@ pub trait TableStore: Send + Sync {
 
     /// The row of Bronze or `dead_letter` with the greatest offset below `before`, as the record it was.
     async fn last_record(&self, topic: &str, partition: u32, before: u64) -> Result<Option<RecordBatch>>;
+
+    /// Rows of `dead_letter` of a partition with `from ≤ offset < to`, as the records they were: at most `max_rows` of
+    /// them. The span of the records is `[from, to)` where these are all, else it ends behind the last one.
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters>;
 
     /// Rows of Silver of a partition with `from ≤ offset < to`, in offset order: at most `max_rows` of them; empty
     /// where there are none.

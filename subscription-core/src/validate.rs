@@ -14,10 +14,12 @@ use crate::rows::HttpMethod;
 use crate::time::Timestamp;
 
 mod business;
+mod content;
 mod formats;
 mod peek;
 
 pub use business::check_business;
+pub use content::ContentMode;
 pub use peek::{Peeked, peek};
 
 /// Code of the dead letter that an empty payload (a tombstone) is.

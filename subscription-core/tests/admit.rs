@@ -340,7 +340,8 @@ fn quarantine_keeps_ids_as_given_and_knows_where_tenants_belong() {
     };
     let given = "00000000-0000-0000-0000-00000000ABCD";
     let home = murmur2_partition(b"tenant-1", 8);
-    let judged = |routing: Option<u32>, partition: u32| {
+    let judged = |partitions: Option<u32>, partition: u32| {
+        let routing = partitions.map(Routing::murmur2);
         let config = Arc::new(EngineConfig { routing, ..EngineConfig::default() });
         let mut records = RecordBatch::builder(TOPIC.into(), partition, 0);
         records.push(0, Timestamp::from_millis(START), None, Some(&payload(given)));

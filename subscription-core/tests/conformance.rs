@@ -32,6 +32,83 @@ fn memory_sinks() {
     };
     block_on(conformance::sink(fresh, |sink, topic| Some(sink.events(topic).len())));
     block_on(conformance::alert_sink(async || MemoryAlerts::new(), |sink| Some(sink.alerts().len())));
+    let fresh = async || {
+        let sink = MemoryDeadLetters::new();
+        async move || sink.clone()
+    };
+    block_on(conformance::dead_letter_sink(fresh, |sink, topic| Some(sink.letters(topic).len())));
+}
+
+#[test]
+fn channel_emitter() {
+    let receivers = std::sync::Mutex::new(std::collections::HashMap::new());
+    let fresh = || {
+        let (emitter, receiver) = ChannelEmitter::new("test", 2_000).unwrap();
+        receivers.lock().unwrap().insert(emitter.id().to_owned(), (receiver, Vec::new()));
+        emitter
+    };
+    conformance::emitter(fresh, |emitter| {
+        let mut receivers = receivers.lock().unwrap();
+        let (receiver, taken) = receivers.get_mut(emitter.id()).unwrap();
+        taken.extend(receiver.try_iter().map(|emitted| emitted.payload.into_bytes()));
+        taken.clone()
+    });
+
+    let (emitter, receiver) = ChannelEmitter::new("test", 2).unwrap();
+    let event = samples::usage_event(1, "acme");
+    emitter.emit(&event).unwrap();
+    emitter.emit(&event).unwrap();
+    let error = emitter.emit(&event).unwrap_err();
+    assert!(error.kind() == ErrorKind::StorageFull && error.is_retryable(), "{error:?}");
+    receiver.recv().unwrap();
+    emitter.emit(&event).unwrap();
+    let numbers: Vec<_> = receiver.try_iter().map(|emitted| emitted.payload).collect();
+    assert!(numbers[1].ends_with("\"emitter_sequence\":3}"), "what is missing shows: {numbers:?}");
+    drop(receiver);
+    assert!(!emitter.emit(&event).unwrap_err().is_retryable());
+    assert_eq!((emitter.counts().accepted, emitter.counts().refused), (3, 2));
+}
+
+#[test]
+fn file_emitter() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson");
+    conformance::emitter(
+        || FileEmitter::open(&path, "test").unwrap(),
+        |emitter| {
+            let lines = std::fs::read_to_string(&path).unwrap();
+            lines.lines().filter(|line| line.contains(emitter.id())).map(|line| line.as_bytes().to_vec()).collect()
+        },
+    );
+
+    // A line that a crash has torn spoils no other.
+    std::fs::write(&path, "{\"event_id\":").unwrap();
+    for _ in 0..2 {
+        let emitter = FileEmitter::open(&path, "test").unwrap();
+        assert!(emitter.is_durable());
+        emitter.emit(&samples::usage_event(1, "acme")).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap();
+    let valid: Vec<_> = text.lines().map(|line| matches!(judge(line.as_bytes()), Judged::Valid(_))).collect();
+    assert_eq!(valid, [false, true, true], "{text}");
+
+    let error = FileEmitter::open(folder.path().join("none/events"), "test").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("none/events"), "{error}");
+}
+
+#[test]
+fn names_of_emitters() {
+    for name in ["", &"x".repeat(92)] {
+        let error = EmitterStamp::new(name).unwrap_err();
+        assert!(error.kind() == ErrorKind::Configuration && error.help().is_some());
+    }
+    let name = "\"quoted\"\n".repeat(9) + "x";
+    let stamp = EmitterStamp::new(&name).unwrap();
+    let payload = stamp.draft(&samples::usage_event(1, "acme")).numbered(u64::MAX / 2);
+    let Judged::Valid(event) = judge(payload.as_bytes()) else { panic!("{payload}") };
+    assert_eq!(event.emitter_id.as_deref(), Some(stamp.id()));
+    assert!(stamp.id().starts_with(&name));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use subscription_core::testkit::reference::{Comparison, Reference, Snapshot};
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig, cut};
 use subscription_core::{
-    AlertRow, AlertType, Catalog, Money, Overrides, Plan, Price, RecordBatch, RecordBatchBuilder, Rules, Severity,
-    Timestamp, Units, UsageRow, WindowKind,
+    AlertRow, AlertType, Catalog, Money, Overrides, Plan, Price, RecordBatch, RecordBatchBuilder, Routing, Rules,
+    Severity, Timestamp, Units, UsageRow, WindowKind,
 };
 
 const SECOND: i64 = 1_000;
@@ -252,7 +252,9 @@ fn a_record_in_another_partition_than_its_tenants_is_misrouted() {
     let mut found = 0;
     for partitions in 1..9 {
         let misrouted = subscription_core::murmur2_partition(b"acme", partitions) != 0;
-        let tables = Reference::of(&records(), &Rules::default(), &Catalog::default(), Some(partitions)).tables;
+        let tables =
+            Reference::of(&records(), &Rules::default(), &Catalog::default(), Some(Routing::murmur2(partitions)))
+                .tables;
         let errors: Vec<String> = tables.quarantine.unwrap().into_iter().flat_map(|row| row.errors).collect();
         assert_eq!(errors, if misrouted { vec!["misrouted:tenant_id"] } else { vec![] });
         found += usize::from(misrouted);
@@ -589,7 +591,7 @@ fn trouble_has_every_alert_and_every_verdict() {
         let config = TrafficConfig::trouble(seed);
         let batches = Traffic::new(config.clone()).to_batches(2, Framing::Topic { gaps: 0.1 }, 200);
         let rules = Rules { max_endpoints: 5, ..Rules::default() };
-        let reference = Reference::of(&batches, &rules, &config.catalog, Some(2));
+        let reference = Reference::of(&batches, &rules, &config.catalog, Some(Routing::murmur2(2)));
         duplicates += reference.partitions.values().map(|end| end.counts.duplicates).sum::<u64>();
         let tables = reference.tables;
         late += tables.month.iter().map(|row| row.late_requests).sum::<i64>();
@@ -632,7 +634,7 @@ proptest! {
     #[test]
     fn nothing_is_lost(seed: u64, partitions in 1..5u32) {
         let (config, batches) = trouble(seed, partitions, Framing::Topic { gaps: 0.1 });
-        let reference = Reference::of(&batches, &Rules::default(), &config.catalog, Some(partitions));
+        let reference = Reference::of(&batches, &Rules::default(), &config.catalog, Some(Routing::murmur2(partitions)));
         let tables = &reference.tables;
         prop_assert!(reference.partitions.values().all(|end| end.counts.balanced()));
         let sum = |count: fn(&subscription_core::Counts) -> u64| {
@@ -660,7 +662,7 @@ proptest! {
         let mut lengths = lengths.into_iter().cycle();
         let mut parts = cut(&batches, || lengths.next().unwrap());
         parts.reverse();
-        let of = |batches: &[RecordBatch]| Reference::of(batches, &Rules::default(), &config.catalog, Some(3));
+        let of = |batches: &[RecordBatch]| Reference::of(batches, &Rules::default(), &config.catalog, Some(Routing::murmur2(3)));
         let (whole, parts) = (of(&batches), of(&parts));
         Comparison::exact().compare(&parts.tables, &whole.tables).map_err(|e| TestCaseError::fail(e.to_string()))?;
         prop_assert_eq!(parts.partitions, whole.partitions);

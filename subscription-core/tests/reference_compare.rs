@@ -5,12 +5,12 @@ use std::sync::LazyLock;
 
 use subscription_core::testkit::reference::{Comparison, Differences, Reference, Snapshot};
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
-use subscription_core::{AlertType, EventBatch, HttpMethod, Money, Rules, Severity, Table, Timestamp, Units};
+use subscription_core::{AlertType, EventBatch, HttpMethod, Money, Routing, Rules, Severity, Table, Timestamp, Units};
 
 static TABLES: LazyLock<Snapshot> = LazyLock::new(|| {
     let config = TrafficConfig { events: 2_000, ..TrafficConfig::trouble(1) };
     let batches = Traffic::new(config.clone()).to_batches(2, Framing::Topic { gaps: 0.1 }, 100);
-    Reference::of(&batches, &Rules::default(), &config.catalog, Some(2)).tables
+    Reference::of(&batches, &Rules::default(), &config.catalog, Some(Routing::murmur2(2))).tables
 });
 
 /// What `comparison` finds where the tables were changed so.

@@ -1,6 +1,6 @@
 //! The contract's own files: every fixture gives the codes it says, and the documents are complete.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use subscription_core::{
-    ApiUsageEvent, Catalog, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Rules, Timestamp, Units, check_business,
-    judge, peek,
+    ApiUsageEvent, Catalog, ContentMode, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Routing, Rules, Timestamp,
+    Units, check_business, judge,
 };
 
 /// The workspace's `schemas/`; `None` in a packaged crate, which is tested without its surroundings.
@@ -28,6 +28,8 @@ struct Fixture {
     payload: Option<String>,
     payload_hex: Option<String>,
     payload_repeat: Option<Repeat>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
     ingestion_time: String,
     partition: Option<u32>,
     partitions: Option<u32>,
@@ -60,7 +62,8 @@ impl Fixture {
     /// The table that the record goes to, and the codes it gets there.
     fn verdict(&self) -> (&'static str, Vec<String>) {
         let payload = self.bytes();
-        let event = match judge(&payload) {
+        let mode = ContentMode::of(self.headers.iter().map(|(name, value)| (&**name, Some(value.as_bytes()))));
+        let event = match mode.judge(&payload) {
             Judged::Dead { code, error } => {
                 assert!(!error.is_empty());
                 return ("dead_letter", vec![code.to_owned()]);
@@ -68,10 +71,10 @@ impl Fixture {
             Judged::Invalid(invalid) => return ("quarantine_silver", invalid.errors),
             Judged::Valid(event) => event,
         };
-        assert_eq!(peek(&payload).tenant_id.as_deref(), Some(&*event.tenant_id));
-        assert_eq!(peek(&payload).event_timestamp, Some(event.event_timestamp));
+        assert_eq!(mode.peek(&payload).tenant_id.as_deref(), Some(&*event.tenant_id));
+        assert_eq!(mode.peek(&payload).event_timestamp, Some(event.event_timestamp));
         let ingestion = Timestamp::parse_rfc3339(&self.ingestion_time).expect("an ingestion time");
-        let routing = self.partition.zip(self.partitions);
+        let routing = self.partition.zip(self.partitions.map(Routing::murmur2));
         let codes = check_business(&event, ingestion, &Rules::default(), &Catalog::default(), routing);
         (if codes.is_empty() { "silver_api_usage" } else { "quarantine_silver" }, codes)
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
-use subscription_core::{ApiUsageEvent, EVENT_SCHEMA, HttpMethod, Judged, Timestamp, Units, judge, peek};
+use subscription_core::{ApiUsageEvent, ContentMode, EVENT_SCHEMA, HttpMethod, Judged, Timestamp, Units, judge, peek};
 use uuid::Uuid;
 
 /// Members of an object as they will be written: name and value, each JSON.
@@ -572,6 +572,60 @@ proptest! {
         agree(&payload)?;
         agree(text.as_bytes())?;
         agree(quoted(text).as_bytes())?;
+    }
+}
+
+/// The payload as the data of a CloudEvent, between members that change nothing.
+fn enveloped(payload: &[u8], space: &str, other: &str) -> Vec<u8> {
+    let head = format!(r#"{{"data":7,"specversion":"1.0",{space}"{other}":{{"data":1}},"d\u0061ta":{space}"#);
+    [head.as_bytes(), payload, space.as_bytes(), br#","type":"usage"}"#].concat()
+}
+
+proptest! {
+    /// The data of a CloudEvent is judged as a payload of its own would be, and its texts lie where it does.
+    #[test]
+    fn cloud_events_agree(
+        members in changed_members(),
+        space in select(vec!["", " ", "\r\n\t"]),
+        other in "[a-z]{0,3}",
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let payload = rendered(&members, space).into_bytes();
+        let envelope = enveloped(&payload, space, &other);
+        prop_assert_eq!(ContentMode::Structured.judge(&envelope), judge(&payload));
+        prop_assert_eq!(ContentMode::Structured.peek(&envelope), peek(&payload));
+        if let Judged::Valid(event) = ContentMode::Structured.judge(&envelope)
+            && let Cow::Borrowed(tenant) = event.tenant_id
+        {
+            prop_assert!(envelope.as_ptr_range().contains(&tenant.as_ptr()));
+        }
+        // Cut anywhere it is no JSON, whatever is left of the event.
+        let cut = cut.index(envelope.len() - 1) + 1;
+        let judged = ContentMode::Structured.judge(&envelope[..cut]);
+        prop_assert!(matches!(judged, Judged::Dead { code: "not_json" | "invalid_utf8", .. }), "{:?}", judged);
+    }
+
+    /// What is no JSON object is a dead letter of the same code in either mode.
+    #[test]
+    fn dead_letters_need_no_mode(payload in vec(any::<u8>(), 0..64), json in loose_json()) {
+        for payload in [&payload[..], json.as_bytes()] {
+            let structured = ContentMode::Structured.judge(payload);
+            match judge(payload) {
+                Judged::Dead { code, error } => prop_assert_eq!(structured, Judged::Dead { code, error }),
+                _ => prop_assert!(!matches!(structured, Judged::Dead { .. }), "{:?}", structured),
+            }
+        }
+    }
+
+    #[test]
+    fn modes_are_told_by_the_last_content_type(types in vec(select(vec![
+        "application/json", "application/cloudevents+json", "APPLICATION/CloudEvents", " application/cloudevents+avro",
+        "application/cloudevent", "",
+    ]), 0..4)) {
+        let headers: Vec<_> = types.iter().flat_map(|t| [("content-type", Some(t.as_bytes())), ("x", None)]).collect();
+        let last = types.last().map(|t| t.trim_start().to_lowercase()).unwrap_or_default();
+        let expected = if last.starts_with("application/cloudevents") { ContentMode::Structured } else { ContentMode::Binary };
+        prop_assert_eq!(ContentMode::of(headers), expected);
     }
 }
 

@@ -20,8 +20,8 @@ use deltalake::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use deltalake::parquet::file::statistics::Statistics;
 use futures::TryStreamExt as _;
 use subscription_core::{
-    Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod, RecordBatch as Records, Result, Table,
-    Timestamp, Units,
+    DeadLetter, DeadLetters, Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod,
+    RecordBatch as Records, Result, Table, Timestamp, Units,
 };
 use uuid::Uuid;
 
@@ -325,7 +325,7 @@ fn offset_value(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
-/// The records of rows of Bronze or `dead_letter`, with their span.
+/// The records of rows of Bronze or `dead_letter`, with their span; `None` where there are none.
 pub(crate) fn records(
     reader: &Reader,
     topic: &str,
@@ -335,6 +335,41 @@ pub(crate) fn records(
     found: &[Found],
 ) -> Result<Option<Records>> {
     let Some((last, ..)) = found.last() else { return Ok(None) };
+    records_of_span(reader, topic, partition, (from, last + 1), batches, found).map(Some)
+}
+
+/// The records of rows of `dead_letter`, with what was wrong with them.
+pub(crate) fn dead_letters(
+    reader: &Reader,
+    topic: &str,
+    partition: u32,
+    span: (u64, u64),
+    batches: &[RecordBatch],
+    found: &[Found],
+) -> Result<DeadLetters> {
+    let doing = reader.doing(&reader.folder);
+    let columns = batches.iter().map(|batch| Values::new(batch, doing));
+    let columns = columns.map(|values| Ok((values.texts("error_code")?, values.texts("error")?)));
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let letters = found.iter().enumerate().map(|(index, &(_, batch, row))| {
+        let (codes, errors) = columns[batch];
+        let code = DeadLetter::code_named(codes.value(row));
+        let code =
+            code.ok_or_else(|| doing.corrupt(format_args!("no dead letter has the code {}", codes.value(row))))?;
+        Ok(DeadLetter { index: index as u32, code, error: errors.value(row).to_owned() })
+    });
+    let letters = letters.collect::<Result<_>>()?;
+    Ok(DeadLetters { records: records_of_span(reader, topic, partition, span, batches, found)?, letters })
+}
+
+fn records_of_span(
+    reader: &Reader,
+    topic: &str,
+    partition: u32,
+    (from, to): (u64, u64),
+    batches: &[RecordBatch],
+    found: &[Found],
+) -> Result<Records> {
     let doing = reader.doing(&reader.folder);
     let columns = batches.iter().map(|batch| RecordColumns::new(batch, doing)).collect::<Result<Vec<_>>>()?;
     let mut builder = Records::builder(topic.into(), partition, from);
@@ -346,7 +381,7 @@ pub(crate) fn records(
         next = offset + 1;
         columns[batch].push(&mut builder, offset, row, doing)?;
     }
-    Ok(Some(builder.finish(last + 1)))
+    Ok(builder.finish(to.max(from)))
 }
 
 struct RecordColumns<'a> {

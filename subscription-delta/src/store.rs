@@ -12,8 +12,8 @@ use deltalake::parquet::errors::ParquetError;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt as _, TryStreamExt as _};
 use subscription_core::{
-    AcceptedId, Commit, Committed, Counter, Error, ErrorKind, EventBatch, GoldRows, IdLookup, PartitionState, RangeId,
-    RangeRef, RecordBatch, Result, Settings, Table, TablePosition, TableStore, Timestamp,
+    AcceptedId, Commit, Committed, Counter, DeadLetters, Error, ErrorKind, EventBatch, GoldRows, IdLookup,
+    PartitionState, RangeId, RangeRef, RecordBatch, Result, Settings, Table, TablePosition, TableStore, Timestamp,
 };
 use url::Url;
 use uuid::Uuid;
@@ -25,7 +25,7 @@ use crate::failpoint;
 use crate::file::{Content, DataFile, Encoded};
 use crate::fsync::DurableStore;
 use crate::log::{Change, Move, Snapshot, Standing, TableLog};
-use crate::read::{PartCache, Reader, Weigh, events, records, walk};
+use crate::read::{PartCache, Reader, Weigh, dead_letters, events, records, walk};
 use crate::settings::SettingsFiles;
 use crate::{bronze, gold, lookup, silver};
 
@@ -476,6 +476,23 @@ impl TableStore for DeltaStore {
             }
         }
         Ok(last)
+    }
+
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters> {
+        let reader = self.reader(Table::DeadLetter);
+        let files = self.files(Table::DeadLetter, |file| has(file, topic, partition, from, to)).await?;
+        let max_rows = max_rows.max(1);
+        let (batches, found) = walk(&reader, &files, topic, partition, (from, to), max_rows, Weigh::Rows).await?;
+        // Where there may be more, the span ends behind the last one.
+        let to = found.last().filter(|_| found.len() == max_rows).map_or(to, |(last, ..)| last + 1);
+        dead_letters(&reader, topic, partition, (from, to), &batches, &found)
     }
 
     async fn read_silver(

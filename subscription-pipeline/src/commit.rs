@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use subscription_core::{
-    AlertRow, AlertSink, Clock, Commit, Committed, Counter, Counts, Delivery, Error, ErrorKind, RangeId, Result, Sink,
-    Table, TableCommit, TableSpan, TableStore,
+    AlertRow, AlertSink, Clock, Commit, Committed, Counter, Counts, DeadLetterSink, Delivery, Error, ErrorKind,
+    RangeId, Result, Sink, Table, TableCommit, TableSpan, TableStore,
 };
 use tokio::sync::oneshot;
 
-use crate::partition::PartitionCut;
+use crate::partition::{Misrouted, PartitionCut};
 use crate::retry::Retry;
 
 /// The tables of the first commit, in order. The table of rejects goes first, so that it never stands behind the
@@ -24,6 +24,8 @@ pub(crate) struct Standing {
     pub(crate) tables: [u64; ROW_TABLES.len()],
     /// By the pipeline's sinks.
     pub(crate) sinks: Vec<u64>,
+    /// By its sinks of dead letters.
+    pub(crate) letters: Vec<u64>,
     pub(crate) counts: Counts,
 }
 
@@ -33,6 +35,7 @@ pub(crate) struct Committer {
     pub(crate) topic: Arc<str>,
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
+    pub(crate) letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     pub(crate) alert_sinks: Vec<Arc<dyn AlertSink>>,
     pub(crate) retry: Retry,
     pub(crate) clock: Arc<dyn Clock>,
@@ -47,6 +50,7 @@ pub(crate) struct RowsDone {
     pub(crate) released: usize,
     pub(crate) committed: Committed,
     pub(crate) took: Duration,
+    pub(crate) misrouted: Vec<(u32, Misrouted)>,
     pub(crate) gold: Option<GoldPart>,
 }
 
@@ -113,6 +117,7 @@ impl Committer {
                 *position = cut.to.max(*position);
             }
             standing.counts = cut.counts;
+            self.deliver_letters(cut, standing).await?;
             for (sink, position) in self.sinks.iter().zip(&mut standing.sinks) {
                 for admitted in &cut.admitted {
                     let (from, to) = (admitted.records.from().max(*position), admitted.records.to());
@@ -124,7 +129,8 @@ impl Committer {
             }
         }
         let took = Duration::from_nanos(self.clock.monotonic_nanos() - started);
-        Ok(RowsDone { standing, tables: moved, records, released, committed, took, gold: gold_part(cuts) })
+        let misrouted = cuts.iter_mut().filter_map(|cut| Some((cut.partition, cut.misrouted.take()?))).collect();
+        Ok(RowsDone { standing, tables: moved, records, released, committed, took, misrouted, gold: gold_part(cuts) })
     }
 
     /// Shows alerts to their sinks and makes the rows of Gold durable.
@@ -204,6 +210,9 @@ fn counters(table: Table, cut: &PartitionCut) -> Vec<(Counter, i64)> {
         Table::Bronze => {
             keep(Counter::Read, cut.counts.read as i64);
             keep(Counter::DeadLettered, cut.counts.dead_lettered as i64);
+            if cut.skipped > 0 {
+                keep(Counter::Skipped, cut.skipped as i64);
+            }
         }
         Table::DeadLetter => keep(Counter::DeadLettered, cut.counts.dead_lettered as i64),
         Table::Quarantine => keep(Counter::Quarantined, cut.counts.quarantined as i64),

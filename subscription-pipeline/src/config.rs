@@ -26,8 +26,21 @@ pub struct PipelineConfig {
     pub max_dedup_ids: usize,
     /// Memory of those filters, at about 10 bits an id; ids beyond are looked up in Silver. Default 128 MiB.
     pub max_dedup_filter_bytes: usize,
+    /// What to do where the source no longer has records that come next. Default: end with an error.
+    pub on_gap: OnGap,
     /// How calls that failed are tried again.
     pub retry: RetryPolicy,
+}
+
+/// What to do where records that come next are gone from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnGap {
+    /// End with an error that says how many and from where.
+    #[default]
+    Fail,
+    /// Go on where the source begins, and count the offsets in between in the ledger as skipped.
+    Skip,
 }
 
 impl Default for PipelineConfig {
@@ -41,6 +54,7 @@ impl Default for PipelineConfig {
             max_gold_bytes: 384 << 20,
             max_dedup_ids: 16_000_000,
             max_dedup_filter_bytes: 128 << 20,
+            on_gap: OnGap::default(),
             retry: RetryPolicy::default(),
         }
     }

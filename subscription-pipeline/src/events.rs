@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use subscription_core::{AlertRow, Counts, SourceProgress, Table};
+use subscription_core::{AlertRow, Counts, Partitioner, SourceProgress, Table};
 use tokio::sync::broadcast;
 
 /// Something that happened in a running pipeline.
@@ -39,6 +39,32 @@ pub enum PipelineEvent {
     },
     /// How far the run is; sent after every commit and at least once a second.
     Progress(Progress),
+    /// Records were gone from the source and the pipeline goes on behind them. The ledger keeps how many offsets.
+    Skipped {
+        /// The partition.
+        partition: u32,
+        /// The first offset that is gone.
+        from: u64,
+        /// The first offset that is there.
+        to: u64,
+    },
+    /// Records were quarantined because they are in another partition than their tenant's: a producer uses another
+    /// partitioner or another key.
+    Misrouted {
+        /// The partition that they are in.
+        partition: u32,
+        /// How many since this was told last.
+        records: u64,
+        /// The tenant of the last of them.
+        tenant_id: String,
+        /// The partition of that tenant.
+        belongs_to: u32,
+        /// What the topic's producers choose the partition by, as the lake knows it.
+        partitioner: Partitioner,
+    },
+    /// How many offsets each partition of this process holds beyond what was read, where the source knows that; sent
+    /// after commits.
+    Lag(Vec<(u32, u64)>),
     /// Alerts were raised. Their rows become durable with the next Gold commit.
     Alerts(Vec<AlertRow>),
     /// A call failed and will be made again.

@@ -1,8 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod begin;
 mod commit;
 mod config;
+mod counters;
 mod events;
+mod letters;
 mod partition;
 mod pipeline;
 mod retry;
@@ -10,6 +13,6 @@ mod run;
 mod settings;
 mod worker;
 
-pub use config::{PipelineConfig, RetryPolicy};
+pub use config::{OnGap, PipelineConfig, RetryPolicy};
 pub use events::{EventStream, PipelineEvent, Progress};
 pub use pipeline::{Pipeline, PipelineBuilder, RunReport, runtime};

@@ -8,6 +8,7 @@ use subscription_core::{
 };
 use tokio::runtime::Handle;
 
+use crate::counters::Floors;
 use crate::retry::Retry;
 
 /// Rows of Silver read at a time while Gold catches up, and bytes of Bronze while Silver does.
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) retry: Retry,
     pub(crate) handle: Handle,
+    /// To be told what tenants have used.
+    pub(crate) floors: Option<Floors>,
 }
 
 /// What a partition is doing. Each phase ends where the table before it stands.
@@ -46,8 +49,19 @@ pub(crate) struct Partition {
     bronze: u64,
     /// Records read and dead letters among them, as of `bronze`.
     bronze_counts: Counts,
+    /// Offsets skipped so far because the source had lost their records.
+    skipped: u64,
+    misrouted: Option<Misrouted>,
     pending: Vec<Arc<Admitted>>,
     alerts: Vec<AlertRow>,
+}
+
+/// Records that are in another partition than their tenant's, since the last cut.
+#[derive(Debug, Clone)]
+pub(crate) struct Misrouted {
+    pub(crate) records: u64,
+    /// Of the last of them.
+    pub(crate) tenant_id: String,
 }
 
 /// What a partition has for a commit.
@@ -56,6 +70,8 @@ pub(crate) struct PartitionCut {
     /// The position that Bronze and Silver reach with it.
     pub(crate) to: u64,
     pub(crate) counts: Counts,
+    pub(crate) skipped: u64,
+    pub(crate) misrouted: Option<Misrouted>,
     pub(crate) watermark: Option<Timestamp>,
     pub(crate) ingestion_time: Option<Timestamp>,
     pub(crate) admitted: Vec<Arc<Admitted>>,
@@ -94,6 +110,12 @@ impl Partition {
                 .block_on(shared.retry.run("read ids", || shared.store.read_ids(&shared.topic, number, watermark)))?;
             admit.remember(&ids);
         }
+        if let Some(floors) = &shared.floors {
+            let ranges = floors.open_ranges(state);
+            let read = || shared.store.load(&shared.topic, &ranges);
+            let rows = shared.handle.block_on(shared.retry.run("load open windows", read))?;
+            ranges.iter().zip(&rows).for_each(|(range, rows)| floors.note_rows(range.table, rows));
+        }
         let aggregate = AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         Ok(Self {
             number,
@@ -105,6 +127,8 @@ impl Partition {
                 dead_lettered: count(bronze, Counter::DeadLettered),
                 ..Counts::default()
             },
+            skipped: count(bronze, Counter::Skipped),
+            misrouted: None,
             shared,
             config,
             admit,
@@ -201,14 +225,37 @@ impl Partition {
         };
         let admitted = self.admit.apply(prepared, &answers)?;
         self.take_rows(&admitted.accepted, admitted.records.to())?;
+        self.note_misrouted(&admitted);
         self.pending.push(Arc::new(admitted));
         Ok(bytes)
+    }
+
+    /// Goes on at `to`: the records before it are gone from the source.
+    pub(crate) fn skip(&mut self, to: u64, counted: u64) -> Result<()> {
+        let at = self.admit.position();
+        if at < to {
+            self.take_records(RecordBatch::builder(self.shared.topic.clone(), self.number, at).finish(to))?;
+            self.skipped += counted;
+        }
+        Ok(())
+    }
+
+    fn note_misrouted(&mut self, admitted: &Admitted) {
+        let is_misrouted = |errors: &[String]| errors.iter().any(|error| error == "misrouted:tenant_id");
+        for row in admitted.quarantined.iter().filter(|row| is_misrouted(&row.errors)) {
+            let tenant_id = row.tenant_id.clone().unwrap_or_default();
+            let records = self.misrouted.as_ref().map_or(0, |misrouted| misrouted.records) + 1;
+            self.misrouted = Some(Misrouted { records, tenant_id });
+        }
     }
 
     fn take_rows(&mut self, rows: &EventBatch, to: u64) -> Result<()> {
         let ranges = self.aggregate.lookups(rows);
         self.load(&ranges)?;
         let raised = self.aggregate.apply(rows, to)?;
+        if let Some(floors) = &self.shared.floors {
+            floors.note(rows, &self.aggregate);
+        }
         self.alerts.extend(raised);
         Ok(())
     }
@@ -239,6 +286,8 @@ impl Partition {
             partition: self.number,
             to: self.admit.position(),
             counts: self.admit.counts(),
+            skipped: self.skipped,
+            misrouted: self.misrouted.take(),
             watermark: self.admit.watermark(),
             ingestion_time: self.admit.ingestion_time(),
             admitted: std::mem::take(&mut self.pending),

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use subscription_core::{
-    AlertSink, Catalog, Clock, Error, ErrorKind, Result, Rules, Sink, Source, SystemClock, TableStore,
+    AlertSink, Catalog, Clock, CounterStore, DeadLetterSink, Error, ErrorKind, Result, Rules, Sink, Source,
+    SystemClock, TableStore,
 };
 
 use crate::config::PipelineConfig;
@@ -36,10 +37,13 @@ use crate::run::Run;
 /// # }
 /// ```
 pub struct Pipeline {
+    pub(crate) name: String,
     pub(crate) source: Box<dyn Source>,
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
+    pub(crate) letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     pub(crate) alert_sinks: Vec<Arc<dyn AlertSink>>,
+    pub(crate) counters: Option<Arc<dyn CounterStore>>,
     pub(crate) config: PipelineConfig,
     pub(crate) rules: Rules,
     pub(crate) catalog: Arc<Catalog>,
@@ -86,10 +90,13 @@ impl Pipeline {
 /// Puts a [`Pipeline`] together.
 #[derive(Default)]
 pub struct PipelineBuilder {
+    name: Option<String>,
     source: Option<Box<dyn Source>>,
     store: Option<Arc<dyn TableStore>>,
     sinks: Vec<Arc<dyn Sink>>,
+    letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     alert_sinks: Vec<Arc<dyn AlertSink>>,
+    counters: Option<Arc<dyn CounterStore>>,
     config: PipelineConfig,
     rules: Rules,
     catalog: Arc<Catalog>,
@@ -97,9 +104,21 @@ pub struct PipelineBuilder {
 }
 
 impl PipelineBuilder {
+    /// The name that the lake knows the pipeline by: a lake is filled by one pipeline, however many processes run it.
+    /// Where the store keeps positions by a name of its own, give it the same. Default: `pipeline`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// Where records come from. Needed.
-    pub fn source(mut self, source: impl Source + 'static) -> Self {
-        self.source = Some(Box::new(source));
+    pub fn source(self, source: impl Source + 'static) -> Self {
+        self.boxed_source(Box::new(source))
+    }
+
+    /// [`PipelineBuilder::source`] for one that is chosen while the program runs.
+    pub fn boxed_source(mut self, source: Box<dyn Source>) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -115,9 +134,22 @@ impl PipelineBuilder {
         self
     }
 
+    /// Adds a sink for dead letters.
+    pub fn dead_letter_sink(mut self, sink: Arc<dyn DeadLetterSink>) -> Self {
+        self.letter_sinks.push(sink);
+        self
+    }
+
     /// Adds a sink for alerts.
     pub fn alert_sink(mut self, sink: Arc<dyn AlertSink>) -> Self {
         self.alert_sinks.push(sink);
+        self
+    }
+
+    /// The counters by which gateways decide, to be told what tenants have used of their open windows: within
+    /// milliseconds, beside the lake and without waiting for it, and again where they were lost.
+    pub fn counters(mut self, counters: Arc<dyn CounterStore>) -> Self {
+        self.counters = Some(counters);
         self
     }
 
@@ -164,10 +196,13 @@ impl PipelineBuilder {
         positive("max_uncommitted_bytes", self.config.max_uncommitted_bytes)?;
         positive("max_gold_bytes", self.config.max_gold_bytes)?;
         Ok(Pipeline {
+            name: self.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
             source: self.source.ok_or_else(|| missing("source"))?,
             store: self.store.ok_or_else(|| missing("store"))?,
             sinks: self.sinks,
+            letter_sinks: self.letter_sinks,
             alert_sinks: self.alert_sinks,
+            counters: self.counters,
             config: self.config,
             rules: self.rules,
             catalog: self.catalog,
@@ -176,6 +211,9 @@ impl PipelineBuilder {
         })
     }
 }
+
+/// The name of a pipeline that was given none.
+pub(crate) const DEFAULT_NAME: &str = "pipeline";
 
 /// A runtime that suits a pipeline, for programs that have none.
 ///

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use subscription_core::{Clock, Result};
+use subscription_core::{Clock, Error, Result};
 
 use crate::config::RetryPolicy;
 use crate::events::{Events, PipelineEvent};
@@ -22,23 +22,43 @@ impl Retry {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut longest = self.policy.first;
-        let mut first_failure = None;
+        let mut tries = self.tries(what);
         loop {
-            let error = match call().await {
+            match call().await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let now = self.clock.monotonic_nanos();
-            let since = Duration::from_nanos(now - *first_failure.get_or_insert(now));
-            if !error.is_retryable() || since >= self.policy.give_up {
-                return Err(error);
+                Err(error) => tries.failed(error).await?,
             }
-            let pause = jitter(longest, now);
-            self.events.send(PipelineEvent::Retrying { what, error: format!("{error:?}"), pause });
-            tokio::time::sleep(pause).await;
-            longest = (longest * 2).min(self.policy.longest);
         }
+    }
+
+    /// For a call that cannot be given to [`Retry::run`]: to be told of each failure.
+    pub(crate) fn tries(&self, what: &'static str) -> Tries<'_> {
+        Tries { retry: self, what, longest: self.policy.first, first_failure: None }
+    }
+}
+
+/// The failures of one call so far.
+pub(crate) struct Tries<'a> {
+    retry: &'a Retry,
+    what: &'static str,
+    longest: Duration,
+    first_failure: Option<u64>,
+}
+
+impl Tries<'_> {
+    /// Waits until the call may be made again; answers the error where it is final or the policy gives up.
+    pub(crate) async fn failed(&mut self, error: Error) -> Result<()> {
+        let Retry { policy, clock, events } = self.retry;
+        let now = clock.monotonic_nanos();
+        let since = Duration::from_nanos(now - *self.first_failure.get_or_insert(now));
+        if !error.is_retryable() || since >= policy.give_up {
+            return Err(error);
+        }
+        let pause = jitter(self.longest, now);
+        events.send(PipelineEvent::Retrying { what: self.what, error: format!("{error:?}"), pause });
+        tokio::time::sleep(pause).await;
+        self.longest = (self.longest * 2).min(policy.longest);
+        Ok(())
     }
 }
 

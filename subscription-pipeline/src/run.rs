@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use subscription_core::{
-    AdmitLimits, Counter, EngineConfig, Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity,
-    Table, Timestamp,
+    AdmitLimits, EngineConfig, Error, ErrorKind, Placement, RecordBatch, Result, Routing, Source, SourceEvent, Table,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -16,27 +15,34 @@ use tokio::task::JoinHandle;
 
 use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
 use crate::config::PipelineConfig;
+use crate::counters::Floors;
 use crate::events::{Events, PipelineEvent, Progress};
-use crate::partition::Shared;
+use crate::partition::{Misrouted, Shared};
 use crate::pipeline::{Pipeline, RunReport};
 use crate::retry::Retry;
 use crate::settings;
 use crate::worker::{Gauges, Job, Limits, Report, Worker};
 
 pub(crate) struct Run {
-    source: Box<dyn Source>,
-    committer: Committer,
-    config: PipelineConfig,
+    name: String,
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) committer: Committer,
+    pub(crate) config: PipelineConfig,
     engine: EngineConfig,
-    events: Events,
+    pub(crate) events: Events,
     gauges: Arc<Gauges>,
     workers: Vec<Worker>,
     reports: mpsc::UnboundedReceiver<Report>,
-    owned: BTreeMap<u32, Owned>,
+    pub(crate) owned: BTreeMap<u32, Owned>,
     rows: Option<JoinHandle<Result<RowsDone>>>,
     gold: Option<JoinHandle<Result<GoldDone>>>,
+    /// Where partitions began when the lake was first filled.
+    pub(crate) starts: BTreeMap<u32, u64>,
+    /// How many partitions there are, and whether it is known which belongs to which tenant.
+    partitions: u32,
+    placed: bool,
     /// Records were handed out, or caught up on, since the last cut of each kind.
-    rows_due: bool,
+    pub(crate) rows_due: bool,
     gold_due: bool,
     /// On the monotonic clock, in nanoseconds.
     started: u64,
@@ -44,26 +50,44 @@ pub(crate) struct Run {
     next_gold: u64,
     read: u64,
     durable: u64,
+    /// To be told what tenants have used, and the task that tells the counter store.
+    floors: Option<Floors>,
+    telling: Option<JoinHandle<()>>,
 }
 
 /// A partition of this process.
-struct Owned {
-    standing: Standing,
+pub(crate) struct Owned {
+    pub(crate) standing: Standing,
     /// The record before the position, as the lake has it, until the source has shown the same.
-    expected: Option<RecordBatch>,
+    pub(crate) expected: Option<RecordBatch>,
     /// Where the source has delivered to; `None` until it was asked to start.
-    delivered: Option<u64>,
+    pub(crate) delivered: Option<u64>,
 }
 
 impl Run {
     pub(crate) fn new(pipeline: Pipeline) -> Result<Self> {
-        let Pipeline { source, store, sinks, alert_sinks, config, rules, catalog, clock, events } = pipeline;
+        let Pipeline {
+            name,
+            source,
+            store,
+            sinks,
+            letter_sinks,
+            alert_sinks,
+            counters,
+            config,
+            rules,
+            catalog,
+            clock,
+            events,
+        } = pipeline;
         let topic: Arc<str> = source.topic().into();
         let retry = Retry { policy: config.retry, clock: clock.clone(), events: events.clone() };
         let started = clock.monotonic_nanos();
+        let (floors, telling) = counters.map(|counters| Floors::start(counters, clock.clone(), events.clone())).unzip();
         Ok(Self {
             engine: EngineConfig { rules, catalog, routing: None, limits: AdmitLimits::default() },
-            committer: Committer { topic, store, sinks, alert_sinks, retry, clock },
+            committer: Committer { topic, store, sinks, letter_sinks, alert_sinks, retry, clock },
+            name,
             source,
             events,
             gauges: Arc::default(),
@@ -72,6 +96,9 @@ impl Run {
             owned: BTreeMap::new(),
             rows: None,
             gold: None,
+            starts: BTreeMap::new(),
+            partitions: 0,
+            placed: false,
             rows_due: false,
             gold_due: false,
             started,
@@ -79,24 +106,26 @@ impl Run {
             next_gold: started + nanos(config.gold_interval.max(config.commit_interval)),
             read: 0,
             durable: 0,
+            floors,
+            telling,
             config,
         })
     }
 
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<RunReport> {
-        let identity = self.source.identity().await?;
-        self.check_lake(&identity).await?;
-        if self.source.routed_by_key() {
-            self.engine.routing = Some(identity.partitions);
+        tokio::pin!(stop);
+        tokio::select! {
+            biased;
+            () = &mut stop => return self.finish(false).await,
+            agreed = self.agree() => agreed?,
         }
         // All partitions may come to this process, so each gets its share of the memory.
-        let partitions = identity.partitions.max(1) as usize;
+        let partitions = self.partitions.max(1) as usize;
         self.engine.limits = AdmitLimits {
             max_ids: self.config.max_dedup_ids / partitions,
             max_filter_bytes: self.config.max_dedup_filter_bytes / partitions,
         };
         self.start_workers()?;
-        tokio::pin!(stop);
         let mut ticks = tokio::time::interval(self.config.commit_interval.min(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -113,12 +142,13 @@ impl Run {
                         self.check_end()?;
                         return self.finish(true).await;
                     }
-                    Ok(event) => self.take_event(event, identity.partitions).await?,
+                    Ok(event) => self.take_event(event).await?,
                     Err(error) if error.is_retryable() => {
                         let pause = self.config.retry.first;
                         self.events.send(PipelineEvent::Retrying { what: "read the source", error: format!("{error:?}"), pause });
                         tokio::time::sleep(pause).await;
                     }
+                    Err(error) if error.kind() == ErrorKind::Gap => self.pass_gaps(error).await?,
                     Err(error) => {
                         // What was read before the error is whole: keep it.
                         self.finish(false).await?;
@@ -131,19 +161,32 @@ impl Run {
     }
 
     /// Compares the lake with what it is about to be filled from.
-    async fn check_lake(&mut self, identity: &SourceIdentity) -> Result<()> {
-        let store = &self.committer.store;
-        let known = store.partitions(&self.committer.topic).await?;
-        let mut read_to = None;
-        for state in store.state(&self.committer.topic, &known).await? {
-            let time = state.table(Table::Bronze).counter(Counter::IngestionTime).map(Timestamp::from_millis);
-            read_to = read_to.max(time);
-        }
-        let now = settings::describe(&self.committer.topic, identity, &self.engine.rules, &self.engine.catalog)?;
-        if let Some(settings) = settings::reconcile(store.settings().await?.as_ref(), &now, read_to)? {
-            store.put_settings(settings).await?;
-        }
+    async fn agree(&mut self) -> Result<()> {
+        let mut tries = self.committer.retry.tries("ask the source what it is");
+        let identity = loop {
+            match self.source.identity().await {
+                Ok(identity) => break identity,
+                Err(error) => tries.failed(error).await?,
+            }
+        };
+        let agreed = settings::agree(&self.committer, &mut *self.source, &self.name, &identity, &self.engine).await?;
+        self.partitions = identity.partitions;
+        self.placed = agreed.placement.is_some();
+        self.starts = agreed.starts;
+        self.engine.routing = match agreed.placement {
+            Some(Placement::ByKey(partitioner)) => Some(Routing { partitioner, partitions: identity.partitions }),
+            _ => None,
+        };
         Ok(())
+    }
+
+    /// The first records are here, so it can be told which partition belongs to which tenant. Everything begins anew
+    /// with that; nothing was judged yet.
+    async fn place(&mut self) -> Result<()> {
+        self.agree().await?;
+        self.start_workers()?;
+        let assigned = std::mem::take(&mut self.owned).into_keys().collect();
+        self.assign(assigned).await
     }
 
     fn start_workers(&mut self) -> Result<()> {
@@ -153,6 +196,7 @@ impl Run {
             store: self.committer.store.clone(),
             retry: self.committer.retry.clone(),
             handle: Handle::current(),
+            floors: self.floors.clone(),
         };
         let limits = Limits {
             uncommitted: self.config.max_uncommitted_bytes,
@@ -169,9 +213,10 @@ impl Run {
         Ok(())
     }
 
-    async fn take_event(&mut self, event: SourceEvent, partitions: u32) -> Result<()> {
+    async fn take_event(&mut self, event: SourceEvent) -> Result<()> {
         match event {
-            SourceEvent::Assigned(assigned) => self.assign(assigned, partitions).await?,
+            SourceEvent::Assigned(assigned) => self.assign(assigned).await?,
+            SourceEvent::Records(batch) if !self.placed && !batch.is_empty() => self.place().await?,
             SourceEvent::Records(batch) => self.hand_out(batch)?,
             SourceEvent::Revoked { partitions, deadline } => {
                 // Past the deadline the partitions go uncommitted: their next owner reads those records again.
@@ -191,11 +236,9 @@ impl Run {
         Ok(())
     }
 
-    async fn assign(&mut self, assigned: Vec<u32>, partitions: u32) -> Result<()> {
-        if let Some(beyond) = assigned.iter().find(|&&p| p >= partitions) {
-            return Err(Error::new(ErrorKind::Other, "the source assigned a partition that it does not have")
-                .with("partition", beyond)
-                .with("partitions", partitions));
+    async fn assign(&mut self, assigned: Vec<u32>) -> Result<()> {
+        if let Some(beyond) = assigned.iter().find(|&&p| p >= self.partitions) {
+            return Err(settings::more_partitions(self.partitions, beyond + 1).with("topic", &self.committer.topic));
         }
         let (store, topic) = (self.committer.store.clone(), self.committer.topic.clone());
         let read = || store.state(&topic, &assigned);
@@ -203,8 +246,9 @@ impl Run {
         for (&partition, state) in assigned.iter().zip(states) {
             let tables = ROW_TABLES.map(|table| state.position(table));
             let sinks = self.committer.catch_up_sinks(partition, state.position(Table::Silver)).await?;
+            let letters = self.committer.catch_up_letters(partition, state.position(Table::DeadLetter)).await?;
             let expected = store.last_record(&topic, partition, state.position(Table::Bronze)).await?;
-            let standing = Standing { tables, sinks, ..Standing::default() };
+            let standing = Standing { tables, sinks, letters, ..Standing::default() };
             self.owned.insert(partition, Owned { standing, expected, delivered: None });
             self.worker(partition).send(Job::Assign(partition, Box::new(state)));
         }
@@ -251,13 +295,7 @@ impl Run {
                 self.gold_due = true;
                 // Frequent crashes still make progress: what was caught up on is committed at once.
                 self.next_rows = 0;
-                if let Some(owned) = self.owned.get_mut(&partition) {
-                    let from = owned.expected.as_ref().map_or(position, |expected| expected.get(0).offset());
-                    owned.delivered = Some(from);
-                    self.source.start(partition, from).await?;
-                    self.events.send(PipelineEvent::CaughtUp { partition, position });
-                }
-                Ok(())
+                self.begin(partition, position).await
             }
             Report::Pressure => {
                 self.rows_due = true;
@@ -340,6 +378,13 @@ impl Run {
             worker.send(Job::SilverVisible(mine));
         }
         self.source.acknowledge(&visible).await?;
+        for (partition, Misrouted { records, tenant_id }) in done.misrouted {
+            if let Some(routing) = self.engine.routing {
+                let (belongs_to, partitioner) = (routing.partition(&tenant_id), routing.partitioner);
+                let told = PipelineEvent::Misrouted { partition, records, tenant_id, belongs_to, partitioner };
+                self.events.send(told);
+            }
+        }
         if !done.tables.is_empty() {
             self.events.send(PipelineEvent::Committed {
                 tables: done.tables,
@@ -349,6 +394,10 @@ impl Run {
             });
         }
         self.events.send(PipelineEvent::Progress(self.progress()));
+        let lag = self.source.lag();
+        if !lag.is_empty() {
+            self.events.send(PipelineEvent::Lag(lag));
+        }
         if let Some(part) = done.gold {
             let committer = self.committer.clone();
             self.gold = Some(tokio::spawn(async move { committer.gold(part).await }));
@@ -409,7 +458,14 @@ impl Run {
     async fn finish(mut self, ended: bool) -> Result<RunReport> {
         self.commit_all().await?;
         let positions = self.owned.iter().map(|(&partition, owned)| (partition, owned.standing.tables[3])).collect();
-        Ok(RunReport { ended, progress: self.progress(), positions })
+        let report = RunReport { ended, progress: self.progress(), positions };
+        // The task ends once nobody can tell it more.
+        self.workers.clear();
+        self.floors = None;
+        if let Some(telling) = self.telling.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+        }
+        Ok(report)
     }
 
     /// After a failure: where another process has moved a position and the source can ask for its partitions anew,
@@ -441,7 +497,7 @@ impl Run {
         self.owned.retain(|partition, _| !partitions.contains(partition));
     }
 
-    fn worker(&self, partition: u32) -> &Worker {
+    pub(crate) fn worker(&self, partition: u32) -> &Worker {
         &self.workers[partition as usize % self.workers.len()]
     }
 
@@ -476,7 +532,10 @@ fn other_inputs(partition: u32, offset: u64) -> Error {
     Error::new(ErrorKind::Mismatch, "the lake was filled from other inputs: the record before its position is another")
         .with("partition", partition)
         .with("offset", offset)
-        .with_help("give all the inputs that the lake was filled from, in the same order, or fill another lake")
+        .with_help(
+            "files: give all the inputs that the lake was filled from, in the same order; a topic: it was deleted and made \
+             again, so its records are new ones: fill another lake from it",
+        )
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -15,6 +15,12 @@ use crate::partition::{Partition, PartitionCut, Shared};
 pub(crate) enum Job {
     Assign(u32, Box<PartitionState>),
     Records(RecordBatch),
+    /// The records before `to` are gone: go on there. `counted`: they belonged to the lake.
+    Skip {
+        partition: u32,
+        to: u64,
+        counted: u64,
+    },
     /// Hand over what is to be committed, of Gold too if so asked.
     Cut {
         gold: bool,
@@ -169,6 +175,11 @@ impl State {
                     None => {
                         self.gauges.uncommitted.fetch_sub(batch.memory(), Ordering::Relaxed);
                     }
+                }
+            }
+            Job::Skip { partition, to, counted } => {
+                if let Some(partition) = self.partitions.get_mut(&partition) {
+                    partition.skip(to, counted)?;
                 }
             }
             Job::Cut { gold, reply } => {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use subscription_core::testkit::faults::{ANY, Fault, Faults, FaultySink, FaultySource, FaultyStore};
+use subscription_core::testkit::faults::{
+    ANY, Fault, Faults, FaultyDeadLetterSink, FaultySink, FaultySource, FaultyStore,
+};
 use subscription_core::testkit::reference::{Comparison, DeadLetterRow, QuarantineRow, RecordRow, Reference, Snapshot};
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
 use subscription_core::{
-    Catalog, ErrorKind, MemorySink, MemorySource, MemoryStore, RecordBatch, Rules, Table, TableStore,
+    Catalog, ErrorKind, MemoryDeadLetters, MemorySink, MemorySource, MemoryStore, RecordBatch, Rules, Table, TableStore,
 };
 use subscription_pipeline::{Pipeline, PipelineConfig, PipelineEvent, RetryPolicy};
 
@@ -113,7 +115,7 @@ proptest! {
         let topic = records[0].topic().clone();
         let expected = Reference::of(&records, &Rules::default(), &Catalog::default(), None);
         let store = MemoryStore::new();
-        let sink = MemorySink::new();
+        let (sink, letters) = (MemorySink::new(), MemoryDeadLetters::new());
         let source = || MemorySource::new(topic.clone(), records.clone()).with_cuts(move || length);
         runtime().block_on(async {
             for (config, (crash, seed, chance)) in runs {
@@ -121,7 +123,8 @@ proptest! {
                 let pipeline = Pipeline::builder()
                     .source(FaultySource::new(source(), faults.clone()))
                     .store(Arc::new(FaultyStore::new(store.handle(), faults.clone())))
-                    .sink(Arc::new(FaultySink::new(sink.clone(), faults)))
+                    .sink(Arc::new(FaultySink::new(sink.clone(), faults.clone())))
+                    .dead_letter_sink(Arc::new(FaultyDeadLetterSink::new(letters.clone(), faults)))
                     .config(config)
                     .build()
                     .unwrap();
@@ -132,6 +135,7 @@ proptest! {
                 .source(source())
                 .store(Arc::new(store.handle()))
                 .sink(Arc::new(sink.clone()))
+                .dead_letter_sink(Arc::new(letters.clone()))
                 .config(last)
                 .build()
                 .unwrap();
@@ -144,6 +148,7 @@ proptest! {
             }
             // The sink has every accepted event once.
             prop_assert_eq!(sink.events(&topic).len(), store.tables(&topic).silver.len());
+            prop_assert_eq!(letters.letters(&topic), store.tables(&topic).dead_letter);
             Ok(())
         })?;
     }

@@ -23,7 +23,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use subscription_core::{Error, ErrorKind, RecordBatch, Result, Source, SourceEvent, SourceIdentity, SourceProgress};
+use subscription_core::{
+    Error, ErrorKind, Placement, RecordBatch, Result, Source, SourceEvent, SourceIdentity, SourceProgress,
+};
 use tokio::sync::mpsc;
 
 use crate::access_log::LogOptions;
@@ -199,7 +201,7 @@ impl Source for FileSource {
             settings.extend(log.default_tenant.iter().map(|t| ("log_default_tenant".to_owned(), t.clone())));
         }
         settings.sort_unstable();
-        Ok(SourceIdentity { partitions: self.options.partitions, settings })
+        Ok(SourceIdentity { partitions: self.options.partitions, settings, placement: Some(Placement::Unchecked) })
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {

@@ -1,7 +1,7 @@
 use std::sync::LazyLock;
 
 use futures::TryStreamExt;
-use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
+use subscription_core::testkit::traffic::{Broken, Framing, Traffic, TrafficConfig};
 use subscription_core::{MemorySource, RecordBatch as Records};
 use subscription_delta::arrow::array::{Array, ArrayRef, Decimal128Array, Int64Array};
 use subscription_delta::arrow::compute::concat_batches;
@@ -25,11 +25,13 @@ static ROWS: LazyLock<Rows> = LazyLock::new(|| {
     runtime.block_on(async {
         let config = DeltaConfig::new(&folder.path().display().to_string()).expect("a lake").durable(false);
         let store = Arc::new(DeltaStore::open(config).await.expect("a lake"));
-        let traffic = TrafficConfig { events: 3_000, burst_share: 0.01, ..TrafficConfig::trouble(5) };
-        let batches = Traffic::new(traffic).to_batches(3, Framing::File, 4_000);
+        let mut traffic = TrafficConfig { events: 3_000, burst_share: 0.01, ..TrafficConfig::trouble(5) };
+        // Routing is not checked here, so these would be accepted, and a tenant be in two partitions.
+        traffic.broken.retain(|(broken, _)| *broken != Broken::Misrouted);
+        let batches = Traffic::new(traffic).to_batches(3, Framing::Topic { gaps: 0.1 }, 4_000);
         let mut records: Vec<Records> = batches.into_iter().filter(|batch| batch.from() == 0).collect();
         records.sort_by_key(Records::partition);
-        let source = MemorySource::new("file", records);
+        let source = MemorySource::new("usage", records);
         let pipeline = Pipeline::builder().source(source).store(store.clone()).build().expect("a pipeline");
         pipeline.run(std::future::pending()).await.expect("a run");
         let mut tables = BTreeMap::new();

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_lake;
+mod kafka;
 mod kill;
 mod usage;
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::EngineConfig;
 use crate::dedup::BatchIds;
 use crate::event::ApiUsageEvent;
-use crate::record::{MAX_PAYLOAD_BYTES, Record, RecordBatch, Text};
+use crate::record::{Record, RecordBatch, Text};
 use crate::rows::{DeadLetter, EventBatch, EventRow, Quarantined};
 use crate::time::Timestamp;
-use crate::validate::{Invalid, Judged, TOO_LARGE, check_business, judge};
+use crate::validate::{ContentMode, Invalid, Judged, check_business};
 
 /// A batch that [`AdmitEngine::prepare`](crate::AdmitEngine::prepare) made ready to be applied.
 #[derive(Debug)]
@@ -34,12 +34,12 @@ impl Prepared {
         let (mut dead, mut quarantined) = (Vec::new(), Vec::new());
         let mut ids = BatchIds::with_capacity(records.len());
         let mut rows = RowsBuilder::new(&records);
-        let routing = config.routing.filter(|n| *n > 0).map(|n| (records.partition(), n));
+        let routing = config.routing.filter(|r| r.partitions > 0).map(|r| (records.partition(), r));
         let mut ingestion_time = None;
         for (index, record) in records.iter().enumerate() {
             let index = index as u32;
             ingestion_time = ingestion_time.max(Some(record.timestamp()));
-            match judge_record(&record) {
+            match record.judge() {
                 Judged::Dead { code, error } => dead.push(DeadLetter { index, code, error }),
                 Judged::Invalid(Invalid { event_id, tenant_id, errors }) => {
                     quarantined.push(Quarantined { index, event_id, tenant_id, errors });
@@ -72,20 +72,15 @@ impl Prepared {
     }
 }
 
-fn judge_record<'a>(record: &Record<'a>) -> Judged<'a> {
-    if record.payload_len() > MAX_PAYLOAD_BYTES {
-        let error = format!("{} bytes, more than {MAX_PAYLOAD_BYTES}", record.payload_len());
-        return Judged::Dead { code: TOO_LARGE, error };
-    }
-    judge(record.payload().unwrap_or_default())
-}
-
 /// The id as the payload spells it, which may be in capitals.
 fn given_event_id(record: &Record<'_>, event: &ApiUsageEvent<'_>) -> String {
     record
         .payload()
         .and_then(|payload| serde_json::from_slice::<serde_json::Value>(payload).ok())
-        .and_then(|value| Some(value.get("event_id")?.as_str()?.to_owned()))
+        .and_then(|value| match record.content_mode() {
+            ContentMode::Binary => Some(value.get("event_id")?.as_str()?.to_owned()),
+            ContentMode::Structured => Some(value.get("data")?.get("event_id")?.as_str()?.to_owned()),
+        })
         .unwrap_or_else(|| event.event_id.to_string())
 }
 

@@ -13,10 +13,13 @@ use crate::time::{HOUR, MINUTE, Timestamp, WindowKind};
 /// month, since nobody asks for more: so an outage of any length costs some six numbers a tenant.
 #[derive(Default)]
 pub(super) struct Owed {
-    costs: Mutex<HashMap<(Box<str>, Box<str>), Costs>>,
+    costs: Mutex<HashMap<Key, Costs>>,
     /// Whether there are any: nearly always not, which requests find out without the lock.
     any: AtomicBool,
 }
+
+/// Tenant and scope.
+type Key = (Box<str>, Box<str>);
 
 /// By the start of a window.
 type Costs = Vec<(Timestamp, i64)>;
@@ -30,8 +33,8 @@ impl Hash for Name<'_> {
     }
 }
 
-impl Equivalent<(Box<str>, Box<str>)> for Name<'_> {
-    fn equivalent(&self, (tenant, scope): &(Box<str>, Box<str>)) -> bool {
+impl Equivalent<Key> for Name<'_> {
+    fn equivalent(&self, (tenant, scope): &Key) -> bool {
         **tenant == *self.0 && scope.is_empty()
     }
 }

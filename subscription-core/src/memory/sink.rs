@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::rows::StoredEvent;
+use super::rows::{StoredDeadLetter, StoredEvent, StoredRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::AlertRow;
-use crate::sink::{AlertSink, Delivery, Sink};
+use crate::rows::DeadLetters;
+use crate::sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 
 /// A [`Sink`] that keeps what it gets. Handles made by `clone` share it.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +58,62 @@ impl Sink for MemorySink {
         let new = delivery.events.rows().iter().filter(|row| row.offset >= *position);
         events.extend(new.map(|row| StoredEvent::new(delivery.partition, &delivery.events, row)));
         *position = (*position).max(delivery.to);
+        Ok(())
+    }
+}
+
+/// A [`DeadLetterSink`] that keeps what it gets. Handles made by `clone` share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDeadLetters {
+    partitions: Arc<Mutex<LetterPartitions>>,
+}
+
+/// By topic and partition the position and the dead letters before it.
+type LetterPartitions = BTreeMap<(Arc<str>, u32), (u64, Vec<StoredDeadLetter>)>;
+
+impl MemoryDeadLetters {
+    /// An empty sink.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The dead letters of a topic by partition and offset.
+    pub fn letters(&self, topic: &str) -> Vec<StoredDeadLetter> {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_topic = partitions.iter().filter(|((t, _), _)| &**t == topic);
+        of_topic.flat_map(|(_, (_, letters))| letters).cloned().collect()
+    }
+}
+
+#[async_trait]
+impl DeadLetterSink for MemoryDeadLetters {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    async fn position(&self, topic: &str, partition: u32) -> Result<Option<u64>> {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(partitions.get(&(Arc::from(topic), partition)).map(|(position, _)| *position))
+    }
+
+    async fn write(&self, letters: &DeadLetters) -> Result<()> {
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (records, partition) = (&letters.records, letters.records.partition());
+        let key = (records.topic().clone(), partition);
+        let (position, kept) = partitions.entry(key).or_insert_with(|| (records.from(), Vec::new()));
+        if records.from() > *position {
+            return Err(Error::new(ErrorKind::Gap, "dead letters that do not follow the last ones")
+                .with("partition", partition)
+                .with("position", *position)
+                .with("from", records.from()));
+        }
+        let new = letters.iter().filter(|(record, _)| record.offset() >= *position);
+        kept.extend(new.map(|(record, letter)| StoredDeadLetter {
+            record: StoredRecord::new(partition, &record),
+            code: letter.code,
+            error: letter.error.clone(),
+        }));
+        *position = (*position).max(records.to());
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::RecordBatch;
-use crate::source::{Source, SourceEvent, SourceIdentity, SourceProgress};
+use crate::source::{Placement, Source, SourceEvent, SourceIdentity, SourceProgress};
 
 /// A [`Source`] of a fixed list of records a partition, delivered in batches of a chosen size.
 ///
@@ -92,7 +92,11 @@ impl Source for MemorySource {
     }
 
     async fn identity(&mut self) -> Result<SourceIdentity> {
-        Ok(SourceIdentity { partitions: self.partitions.len() as u32, settings: Vec::new() })
+        Ok(SourceIdentity {
+            partitions: self.partitions.len() as u32,
+            settings: Vec::new(),
+            placement: Some(Placement::Unchecked),
+        })
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {

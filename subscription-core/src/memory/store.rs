@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::rows::MemoryTables;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, RecordBatch};
-use crate::rows::{Admitted, EventBatch, EventRow};
+use crate::rows::{Admitted, DeadLetter, DeadLetters, EventBatch, EventRow};
 use crate::store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeId, RangeKey, RangeRef,
     RangeWrite, Settings, Table, TableCommit, TablePosition, TableSpan, TableStore,
@@ -420,6 +420,29 @@ impl TableStore for MemoryStore {
                 batch.push_record(&record);
                 batch.finish(record.offset() + 1)
             })
+        }))
+    }
+
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters> {
+        Ok(self.read(topic, partition, |rows| {
+            let mut builder = RecordBatch::builder(topic.into(), partition, from);
+            let mut letters: Vec<DeadLetter> = Vec::new();
+            for (record, dead) in rows.dead_letters().filter(|(record, _)| (from..to).contains(&record.offset())) {
+                if letters.len() == max_rows {
+                    let to = builder.position();
+                    return DeadLetters { records: builder.finish(to), letters };
+                }
+                builder.push_record(&record);
+                letters.push(DeadLetter { index: letters.len() as u32, ..dead.clone() });
+            }
+            DeadLetters { records: builder.finish(to.max(from)), letters }
         }))
     }
 

@@ -19,11 +19,13 @@
 //! ```
 
 mod counters;
+mod emitter;
 mod sinks;
 mod source;
 mod store;
 
 pub use counters::counter_store;
-pub use sinks::{alert_sink, sink};
+pub use emitter::emitter;
+pub use sinks::{alert_sink, dead_letter_sink, sink};
 pub use source::{source, source_records};
 pub use store::table_store;

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::AlertRow;
 use crate::record::RecordBatch;
-use crate::rows::EventBatch;
-use crate::sink::{AlertSink, Delivery, Sink};
+use crate::rows::{DeadLetters, EventBatch};
+use crate::sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 use crate::source::{Source, SourceEvent, SourceIdentity, SourceProgress};
 use crate::store::{AcceptedId, Commit, Committed, GoldRows, IdLookup, PartitionState, RangeRef, Settings, TableStore};
 use crate::time::Timestamp;
@@ -191,6 +191,10 @@ wrapper! {
     FaultySink {}
 }
 wrapper! {
+    /// A [`DeadLetterSink`] that fails.
+    FaultyDeadLetterSink {}
+}
+wrapper! {
     /// An [`AlertSink`] that fails.
     FaultyAlertSink {}
 }
@@ -231,6 +235,18 @@ impl<T: TableStore> TableStore for FaultyStore<T> {
 
     async fn last_record(&self, topic: &str, partition: u32, before: u64) -> Result<Option<RecordBatch>> {
         self.faults.call("last_record", self.inner.last_record(topic, partition, before)).await
+    }
+
+    async fn read_dead_letters(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        to: u64,
+        max_rows: usize,
+    ) -> Result<DeadLetters> {
+        let read = self.inner.read_dead_letters(topic, partition, from, to, max_rows);
+        self.faults.call("read_dead_letters", read).await
     }
 
     async fn read_silver(
@@ -321,6 +337,21 @@ impl<T: Sink> Sink for FaultySink<T> {
 
     async fn write(&self, delivery: &Delivery) -> Result<()> {
         self.faults.call("write", self.inner.write(delivery)).await
+    }
+}
+
+#[async_trait]
+impl<T: DeadLetterSink> DeadLetterSink for FaultyDeadLetterSink<T> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    async fn position(&self, topic: &str, partition: u32) -> Result<Option<u64>> {
+        self.faults.call("position", self.inner.position(topic, partition)).await
+    }
+
+    async fn write(&self, letters: &DeadLetters) -> Result<()> {
+        self.faults.call("write", self.inner.write(letters)).await
     }
 }
 

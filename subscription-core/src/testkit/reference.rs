@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 pub use compare::{Comparison, Difference, Differences};
 pub use snapshot::{DeadLetterRow, QuarantineRow, RecordRow, SilverRows, Snapshot};
 
+use crate::partition::Routing;
 use crate::plan::Catalog;
 use crate::record::{Record, RecordBatch};
 use crate::rows::Counts;
@@ -56,14 +57,14 @@ pub struct PartitionEnd {
 }
 
 impl Reference {
-    /// The tables of these records, which may be cut into batches in any way and come in any order. `routing` is the number of
-    /// partitions where records have to be in that of their tenant's murmur2, `None` where that is not checked.
+    /// The tables of these records, which may be cut into batches in any way and come in any order. `routing` is where
+    /// the topic has which tenant, `None` where that is not checked.
     ///
     /// Takes about 7 µs and, beside the records, 1 KiB a record.
     ///
     /// # Panics
-    /// If `routing` is 0.
-    pub fn of(batches: &[RecordBatch], rules: &Rules, catalog: &Catalog, routing: Option<u32>) -> Self {
+    /// If `routing` has no partitions.
+    pub fn of(batches: &[RecordBatch], rules: &Rules, catalog: &Catalog, routing: Option<Routing>) -> Self {
         let mut partitions: BTreeMap<u32, Vec<(&RecordBatch, Record<'_>)>> = BTreeMap::new();
         for batch in batches {
             let records = partitions.entry(batch.partition()).or_default();

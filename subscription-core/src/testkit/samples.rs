@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::decimal::{Money, Units};
+use crate::event::ApiUsageEvent;
 use crate::gold::{AlertRow, AlertType, EndpointRow, Severity, UsageRow};
 use crate::record::{MAX_PAYLOAD_BYTES, RecordBatch};
 use crate::rows::{Admitted, Counts, DeadLetter, EventBatch, EventBatchBuilder, EventRow, HttpMethod, Quarantined};
@@ -244,4 +245,32 @@ pub fn range(table: Table, partition: u32, at: Timestamp, tenants: &[&str], repl
         return RangeWrite { table, partition, replaces: replaces.to_vec(), first: only.clone(), last: only, rows };
     };
     RangeWrite { table, partition, replaces: replaces.to_vec(), first: key(first), last: key(last), rows }
+}
+
+/// The `n`-th event of a tenant, as a gateway reports it: about 600 bytes of payload.
+pub fn usage_event(n: u64, tenant: &str) -> ApiUsageEvent<'_> {
+    let millis = i64::try_from(n).unwrap_or_default();
+    let event = ApiUsageEvent::builder()
+        .event_id(event_id(n))
+        .schema_version("1.0")
+        .event_timestamp(SAMPLE_TIME.plus_millis(millis))
+        .tenant_id(tenant)
+        .api_key_id("key-7f3a")
+        .user_id("user-42")
+        .endpoint("/v1/orders/{order_id}/items")
+        .http_method(HttpMethod::Get)
+        .api_version("v1")
+        .response_status_code(200)
+        .response_time_ms(12.5)
+        .subscription_plan("pro")
+        .ip_address("203.0.113.7")
+        .country_code("SE")
+        .region("eu-north-1")
+        .user_agent("acme-sdk/2.1 (linux)")
+        .request_size_bytes(512)
+        .response_size_bytes(20_480)
+        .request_id("req-7f3a2b1c")
+        .trace_id("4bf92f3577b34da6a3ce929d0e0e4736")
+        .quota_cost(1);
+    event.build().expect("a valid event")
 }

@@ -501,9 +501,18 @@ impl Traffic {
                 }
             };
             let builder = &mut open[partition as usize];
-            builder.push_truncated(offset, timestamp, record.key.as_deref(), payload, record.payload_len);
-            if matches!(framing, Framing::Topic { .. }) && random.below(20) == 0 {
+            let topic_headers = if framing == Framing::File { u64::MAX } else { random.below(20) };
+            let enveloped = topic_headers == 0 && !record.broken.is_some_and(Broken::is_dead);
+            if enveloped {
+                envelope(&mut record.payload);
+                builder.push(offset, timestamp, record.key.as_deref(), Some(&record.payload));
+                builder.push_header("content-type", Some(b"application/cloudevents+json; charset=UTF-8"));
+            } else {
+                builder.push_truncated(offset, timestamp, record.key.as_deref(), payload, record.payload_len);
+            }
+            if topic_headers == 1 {
                 builder.push_header("content-type", Some(b"application/json"));
+                builder.push_header("ce_specversion", Some(b"1.0"));
                 builder.push_header("trace", None);
             }
             next[partition as usize] = offset + 1;
@@ -520,6 +529,13 @@ impl Traffic {
         }
         batches
     }
+}
+
+/// Makes an event the data of a CloudEvent.
+fn envelope(payload: &mut Vec<u8>) {
+    let head = br#"{"specversion":"1.0","id":"1","source":"/gateway","type":"api.usage","data": "#;
+    payload.splice(..0, *head);
+    payload.extend_from_slice(br#","time":"2026-01-05T08:00:00Z"}"#);
 }
 
 impl Iterator for Traffic {

@@ -1,15 +1,15 @@
 //! Group 3 of the validation: what only the platform, not the payload alone, can tell.
 
 use crate::event::ApiUsageEvent;
-use crate::partition::murmur2_partition;
+use crate::partition::Routing;
 use crate::plan::Catalog;
 use crate::rules::Rules;
 use crate::time::Timestamp;
 
 /// Checks a valid event against its surroundings: times, velocities, the catalog, its partition.
 ///
-/// `ingestion` is the record timestamp. `routing` is the record's partition and the number of partitions of its topic,
-/// for a topic whose producers choose the partition by the murmur2 of `tenant_id`; `None` where that is not to be checked.
+/// `ingestion` is the record timestamp. `routing` is the record's partition and where its topic has which tenant; `None`
+/// where that is not to be checked.
 ///
 /// Answers `code:field` for every rule that is broken, sorted; nothing is allocated where none is.
 ///
@@ -20,7 +20,7 @@ pub fn check_business(
     ingestion: Timestamp,
     rules: &Rules,
     catalog: &Catalog,
-    routing: Option<(u32, u32)>,
+    routing: Option<(u32, Routing)>,
 ) -> Vec<String> {
     let mut errors = Vec::new();
     // In the order of the codes, so that they come out sorted.
@@ -34,8 +34,8 @@ pub fn check_business(
     if let Some(field) = implausible_velocity(event, rules.max_velocity) {
         errors.push(format!("implausible_velocity:{field}"));
     }
-    if let Some((partition, partitions)) = routing
-        && murmur2_partition(event.tenant_id.as_bytes(), partitions) != partition
+    if let Some((partition, routing)) = routing
+        && routing.partition(&event.tenant_id) != partition
     {
         errors.push("misrouted:tenant_id".to_owned());
     }

@@ -1,7 +1,9 @@
 //! The contracts of [`Sink`] and [`AlertSink`].
 
 use super::super::samples::{self, SAMPLE_SPAN, SAMPLE_TIME};
-use crate::sink::{AlertSink, Delivery, Sink};
+use crate::record::RecordBatch;
+use crate::rows::DeadLetters;
+use crate::sink::{AlertSink, DeadLetterSink, Delivery, Sink};
 use crate::time::{MINUTE, WindowKind};
 
 /// Runs all checks of a [`Sink`].
@@ -67,6 +69,72 @@ async fn at<S: Sink>(sink: &S, topic: &str, partition: u32) -> Option<u64> {
 fn delivery(topic: &str, partition: u32, from: u64) -> Delivery {
     let events = samples::admitted(topic, partition, from).accepted;
     Delivery { topic: topic.into(), partition, from, to: from + SAMPLE_SPAN, events }
+}
+
+/// Runs all checks of a [`DeadLetterSink`], as [`sink`] does. `count` says how many dead letters of a topic the target holds.
+///
+/// # Panics
+/// If the sink breaks the contract.
+pub async fn dead_letter_sink<O, S>(fresh: impl AsyncFn() -> O, count: impl Fn(&S, &str) -> Option<usize>)
+where
+    O: AsyncFn() -> S,
+    S: DeadLetterSink,
+{
+    let letters = |topic: &str, partition, from| DeadLetters::of(&samples::admitted(topic, partition, from), from);
+    let empty = |from, to| DeadLetters {
+        records: RecordBatch::builder("usage".into(), 0, from).finish(to),
+        letters: Vec::new(),
+    };
+    let at = async |sink: &S, topic: &str, partition| sink.position(topic, partition).await.expect("a position");
+    let open = fresh().await;
+    let sink = open().await;
+    let holds = |sink: &S, topic: &str, wanted: usize, why: &str| {
+        assert_eq!(count(sink, topic).unwrap_or(wanted), wanted, "{why}");
+    };
+    assert!(!sink.name().is_empty(), "a name for logs");
+    assert_eq!(at(&sink, "usage", 0).await, None, "never written to");
+
+    sink.write(&letters("usage", 0, 0)).await.expect("the first dead letters");
+    assert_eq!(at(&sink, "usage", 0).await, Some(SAMPLE_SPAN));
+    holds(&sink, "usage", 4, "after the first dead letters");
+    sink.write(&letters("usage", 0, 0)).await.expect("the same ones again");
+    holds(&sink, "usage", 4, "a write made again has no effect");
+    assert!(sink.write(&letters("usage", 0, 2 * SAMPLE_SPAN)).await.is_err(), "a gap is an error");
+    assert_eq!(at(&sink, "usage", 0).await, Some(SAMPLE_SPAN), "and moves nothing");
+    holds(&sink, "usage", 4, "and writes nothing");
+
+    sink.write(&empty(SAMPLE_SPAN, 2 * SAMPLE_SPAN)).await.expect("a span without dead letters");
+    assert_eq!(at(&sink, "usage", 0).await, Some(2 * SAMPLE_SPAN), "a position moves on without dead letters");
+    sink.write(&letters("usage", 3, SAMPLE_SPAN)).await.expect("another partition, from the middle");
+    sink.write(&letters("other", 0, 0)).await.expect("another topic");
+    assert_eq!(at(&sink, "usage", 3).await, Some(2 * SAMPLE_SPAN), "partitions and topics are apart");
+    assert_eq!(at(&sink, "other", 0).await, Some(SAMPLE_SPAN));
+    assert_eq!(at(&sink, "other", 3).await, None);
+    holds(&sink, "usage", 8, "after two partitions");
+    drop(sink);
+
+    let sink = open().await;
+    let position = at(&sink, "usage", 0).await.expect("positions outlive the process");
+    assert!((SAMPLE_SPAN..=2 * SAMPLE_SPAN).contains(&position), "{position}");
+    sink.write(&letters("usage", 3, SAMPLE_SPAN)).await.expect("dead letters from before");
+    holds(&sink, "usage", 8, "what is from before the restart has no effect");
+    sink.write(&empty(position, 2 * SAMPLE_SPAN + 5)).await.expect("a span without dead letters");
+    // A part of it was written before.
+    let overlapping = DeadLetters::of(&samples::admitted("usage", 3, SAMPLE_SPAN), SAMPLE_SPAN + 3);
+    sink.write(&overlapping).await.expect("the end of a span again");
+    holds(&sink, "usage", 8, "nor has a part of it");
+    sink.write(&letters("usage", 3, 2 * SAMPLE_SPAN)).await.expect("the next ones");
+    assert_eq!(at(&sink, "usage", 3).await, Some(3 * SAMPLE_SPAN));
+    holds(&sink, "usage", 12, "after the restart");
+    holds(&sink, "other", 4, "of the other topic");
+
+    // Two at once: the later one has the partition, the other must notice.
+    let later = open().await;
+    let position = at(&later, "usage", 3).await.expect("a position");
+    later.write(&letters("usage", 3, position)).await.expect("the next ones, by its new owner");
+    let _ = sink.write(&letters("usage", 3, position)).await;
+    holds(&later, "usage", 16, "a former owner writes nothing a second time");
+    assert_eq!(at(&open().await, "usage", 3).await, Some(position + SAMPLE_SPAN));
 }
 
 /// Runs all checks of an [`AlertSink`]. `count` says how many alerts it passed on, each `alert_id` once; `None` where

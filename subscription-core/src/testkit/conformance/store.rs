@@ -6,7 +6,7 @@ use super::super::samples::{self, SAMPLE_SPAN, SAMPLE_TIME, admitted};
 use crate::error::ErrorKind;
 use crate::memory::{StoredEvent, StoredRecord};
 use crate::record::RecordBatch;
-use crate::rows::{Admitted, EventBatch};
+use crate::rows::{Admitted, DeadLetters, EventBatch};
 use crate::store::{
     AcceptedId, Commit, Committed, Counter, GoldRows, IdLookup, PartitionState, RangeRef, RangeWrite, Settings, Table,
     TableCommit, TablePosition, TableSpan, TableStore,
@@ -35,6 +35,8 @@ where
     records_are_read_back(&open().await, &open().await).await;
     let open = fresh().await;
     reads_are_cut_where_asked(&open().await).await;
+    let open = fresh().await;
+    dead_letters_are_read_back(&open().await, &open().await).await;
     let open = fresh().await;
     spans_cut_rows(&open().await).await;
     let open = fresh().await;
@@ -197,6 +199,52 @@ async fn last_records_are_those_before<S: TableStore>(store: &S, rows: &[&Arc<Ad
         let found = found.map(|batch| StoredRecord::new(2, &batch.get(0)));
         let wanted = records.iter().rev().find(|record| record.offset < before);
         assert_eq!(found.as_ref(), wanted, "the last record before {before}");
+    }
+}
+
+/// Every row of `dead_letter` from `from` on, read so many at a time.
+async fn dead_letters<S: TableStore>(store: &S, partition: u32, from: u64, to: u64, max_rows: usize) -> Vec<Letter> {
+    let (mut rows, mut position) = (Vec::new(), from);
+    loop {
+        let read = store.read_dead_letters(TOPIC, partition, position, to, max_rows).await.expect("dead letters");
+        assert!(read.letters.len() <= max_rows, "{} rows instead of {max_rows}", read.letters.len());
+        assert_eq!((read.records.from(), read.records.partition()), (position, partition));
+        assert_eq!(read.records.len(), read.letters.len(), "a record for each letter");
+        rows.extend(letters(&read));
+        position = read.records.to();
+        if position >= to {
+            return rows;
+        }
+        assert_eq!(read.letters.len(), max_rows, "a span that ends before there are so many");
+    }
+}
+
+type Letter = (StoredRecord, &'static str, String);
+
+fn letters(read: &DeadLetters) -> Vec<Letter> {
+    let partition = read.records.partition();
+    let letter = |(record, dead): (crate::Record<'_>, &crate::DeadLetter)| {
+        (StoredRecord::new(partition, &record), dead.code, dead.error.clone())
+    };
+    read.iter().map(letter).collect()
+}
+
+async fn dead_letters_are_read_back<S: TableStore>(store: &S, other: &S) {
+    assert_eq!(dead_letters(store, 3, 0, 100, 5).await, [], "an empty lake");
+    let rows = [0, 1].map(|n| Arc::new(admitted(TOPIC, 3, n * SAMPLE_SPAN)));
+    made(store, commit(&RECORDS, &[span(3, 0, SAMPLE_SPAN)], &[&rows[0]])).await;
+    made(store, commit(&RECORDS, &[span(3, SAMPLE_SPAN, 2 * SAMPLE_SPAN)], &[&rows[1]])).await;
+    let all: Vec<Letter> = rows.iter().flat_map(|rows| letters(&DeadLetters::of(rows, rows.records.from()))).collect();
+    assert_eq!(all.len(), 8, "four a sample");
+    for store in [store, other] {
+        for max_rows in [1, 2, 3, 1_000] {
+            for (from, to) in [(0, 2 * SAMPLE_SPAN), (0, 1_000), (3, 25), (5, 5), (6, SAMPLE_SPAN + 2)] {
+                let wanted: Vec<_> = all.iter().filter(|(row, ..)| (from..to).contains(&row.offset)).cloned().collect();
+                let found = dead_letters(store, 3, from, to, max_rows).await;
+                assert_eq!(found, wanted, "{from}..{to}, {max_rows} rows at a time");
+            }
+        }
+        assert_eq!(dead_letters(store, 4, 0, 100, 5).await, [], "another partition");
     }
 }
 

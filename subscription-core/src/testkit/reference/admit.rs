@@ -1,20 +1,21 @@
 //! One partition: which records are dead letters, in quarantine, duplicates or accepted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::PartitionEnd;
 use super::snapshot::{DeadLetterRow, QuarantineRow, RecordRow, SilverRows, Snapshot};
 use super::usage::Tenant;
 use crate::event::ApiUsageEvent;
-use crate::partition::murmur2_partition;
+use crate::partition::Routing;
 use crate::plan::Catalog;
 use crate::record::{MAX_PAYLOAD_BYTES, Record, RecordBatch};
 use crate::rows::{EventBatch, EventBatchBuilder, EventRow};
 use crate::rules::Rules;
 use crate::time::Timestamp;
-use crate::validate::{Judged, judge};
+use crate::validate::{Invalid, Judged, judge};
 
 /// Rows of Silver in one [`EventBatch`], which holds at most 4 GiB of text.
 const SILVER_ROWS: u64 = 100_000;
@@ -23,7 +24,7 @@ pub(super) struct Partition<'a> {
     number: u32,
     rules: &'a Rules,
     catalog: &'a Catalog,
-    routing: Option<u32>,
+    routing: Option<Routing>,
     end: PartitionEnd,
     /// The event times of all accepted events of a tenant and event id.
     accepted: HashMap<String, HashMap<Uuid, Vec<Timestamp>>>,
@@ -32,7 +33,7 @@ pub(super) struct Partition<'a> {
 }
 
 impl<'a> Partition<'a> {
-    pub(super) fn new(number: u32, rules: &'a Rules, catalog: &'a Catalog, routing: Option<u32>) -> Self {
+    pub(super) fn new(number: u32, rules: &'a Rules, catalog: &'a Catalog, routing: Option<Routing>) -> Self {
         Self {
             number,
             rules,
@@ -49,12 +50,30 @@ impl<'a> Partition<'a> {
         let row = RecordRow::new(batch, record);
         self.end.counts.read += 1;
         self.end.ingestion_time = self.end.ingestion_time.max(Some(record.timestamp()));
-        let payload = record.payload().unwrap_or_default();
-        let judged = if record.payload_len() > MAX_PAYLOAD_BYTES {
+        let mut payload = record.payload().unwrap_or_default();
+        let mut judged = if record.payload_len() > MAX_PAYLOAD_BYTES {
             Judged::Dead { code: "too_large", error: String::new() }
         } else {
             judge(payload)
         };
+        let envelope;
+        if is_cloud_event(&record) && !matches!(judged, Judged::Dead { .. }) {
+            envelope = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(payload).unwrap_or_default();
+            judged = match envelope.get("data").map(|data| data.get()) {
+                Some(data) if data.starts_with('{') => {
+                    payload = data.as_bytes();
+                    judge(payload)
+                }
+                data => {
+                    let code = match data {
+                        None => "missing_field:data",
+                        Some("null") => "null_field:data",
+                        Some(_) => "wrong_type:data",
+                    };
+                    Judged::Invalid(Invalid { errors: vec![code.to_owned()], ..Invalid::default() })
+                }
+            };
+        }
         let event = match judged {
             Judged::Dead { code, error } => {
                 self.end.counts.dead_lettered += 1;
@@ -126,7 +145,7 @@ impl<'a> Partition<'a> {
         } else if implausible(hour, None) {
             errors.push("implausible_velocity:velocity_last_1hour");
         }
-        if self.routing.is_some_and(|n| murmur2_partition(event.tenant_id.as_bytes(), n) != self.number) {
+        if self.routing.is_some_and(|routing| routing.partition(&event.tenant_id) != self.number) {
             errors.push("misrouted:tenant_id");
         }
         errors.sort_unstable();
@@ -226,6 +245,13 @@ impl<'a> Partition<'a> {
         }
         self.end
     }
+}
+
+/// Whether the headers say that the payload is a CloudEvent in structured mode.
+fn is_cloud_event(record: &Record<'_>) -> bool {
+    let types = record.headers().filter(|(name, _)| name.to_lowercase() == "content-type");
+    let last = types.last().and_then(|(_, value)| value).unwrap_or_default();
+    String::from_utf8_lossy(last).trim_start().to_lowercase().starts_with("application/cloudevents")
 }
 
 /// The text of `event_id` in a payload that is a valid event.

@@ -30,7 +30,8 @@ impl Comparison {
         Self { estimates: false, coordinates: true }
     }
 
-    /// Leaves out what depends on how many partitions there are: partition and offsets, and with the watermark `is_final`.
+    /// Leaves out what depends on where records come from and in how many partitions: topic, partition and offsets, and with
+    /// the watermark `is_final`.
     pub fn ignoring_coordinates(self) -> Self {
         Self { coordinates: false, ..self }
     }
@@ -91,7 +92,7 @@ impl Comparison {
     fn row<'a, R: Row<'a>>(self, table: Table, got: R, expected: R, differences: &mut Differences) {
         for ((column, got_value), (_, value)) in got.columns().into_iter().zip(expected.columns()) {
             let ignored = !self.coordinates
-                && matches!(column, "partition" | "offset" | "first_offset" | "last_offset" | "is_final");
+                && matches!(column, "topic" | "partition" | "offset" | "first_offset" | "last_offset" | "is_final");
             if !ignored && !got_value.agrees(&value, self.estimates) {
                 differences.add(table, expected, column, got_value, value);
             }
