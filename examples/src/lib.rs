@@ -19,4 +19,5 @@ pub mod show;
 pub mod summary;
 pub mod tables;
 pub mod text;
+pub mod usage;
 pub mod verify;
