@@ -9,6 +9,7 @@ pub mod demo;
 pub mod emit;
 pub mod exit;
 pub mod files;
+pub mod gateway;
 pub mod generate;
 pub mod kafka;
 pub mod lake;
