@@ -17,6 +17,7 @@ use crate::run::{self, Run};
 use crate::show::{ShowFormat, Shower};
 use crate::summary::Summary;
 use crate::tables::TablesPage;
+use crate::usage::{self, Usage};
 
 /// Meters API usage: from files of events, access logs or a Kafka topic to validated, deduplicated, aggregated and priced usage in Delta tables
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ enum Command {
     /// Make or describe the topic
     #[command(subcommand)]
     Topic(Topic),
+    /// Show what a tenant has used, as gateways see it now
+    Usage(Usage),
     /// Show how far a lake is behind a topic
     Lag(Lag),
     /// Show rows, version, files, bytes and positions of each table, and the ledger
@@ -140,6 +143,7 @@ async fn dispatch(command: Command) -> Outcome {
         }
         Command::Run(args) => summary(run::run(&args).await?, args.json),
         Command::Topic(topic) => printed(kafka::topic(&topic).await?),
+        Command::Usage(args) => printed(usage::usage(&args).await?),
         Command::Lag(args) => printed(kafka::lag(&args).await?),
         Command::Tables(args) => tables(args).await,
         Command::Show(args) => show(args).await,

@@ -39,6 +39,10 @@ pub struct Settings {
     #[command(flatten)]
     pub kafka: KafkaSettings,
 
+    /// Counters by which gateways decide, to be told what tenants have used: redis://host:port
+    #[arg(long, value_name = "URL", env = "PIPELINE_REDIS")]
+    pub redis: Option<String>,
+
     /// What the lines are: auto, events or access-log [default: auto]
     #[arg(long, value_name = "FORMAT", env = "PIPELINE_FORMAT")]
     pub format: Option<Named<Format>>,
@@ -113,6 +117,7 @@ impl Settings {
             lake: self.lake.or(file.lake),
             name: self.name.or(file.name),
             kafka: self.kafka.over(file.kafka),
+            redis: self.redis.or(file.redis),
             format: self.format.or(file.format),
             partitions: self.partitions.or(file.partitions),
             plans: self.plans.or(file.plans),

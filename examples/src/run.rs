@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::exit::{At, Exit, Failure, Outcome};
 use crate::files::{FileSource, Input};
 use crate::summary::{RunSummary, Summary, layers};
-use crate::{lake, progress};
+use crate::{lake, progress, usage};
 
 /// What `run` is told.
 #[derive(Debug, Clone, Default, Args)]
@@ -79,6 +79,9 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
         TopicAdmin::new(topic.clone()).at_usage()?.describe().await.at_input()?;
         let sink = KafkaDeadLetters::new(DeadLetterConfig::new(topic, name).at_usage()?).at_usage()?;
         pipeline = pipeline.dead_letter_sink(Arc::new(sink));
+    }
+    if let Some(url) = &settings.redis {
+        pipeline = pipeline.counters(Arc::new(usage::counters(url).await.at_usage()?));
     }
     let pipeline = pipeline
         .name(name)

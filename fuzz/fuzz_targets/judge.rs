@@ -3,11 +3,20 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use subscription_core::{Judged, judge, peek};
+use subscription_core::{ContentMode, Judged, judge, peek};
 
 fuzz_target!(|payload: &[u8]| {
     let peeked = peek(payload);
     let is_object = serde_json::from_slice::<serde_json::Value>(payload).is_ok_and(|value| value.is_object());
+    // A CloudEvent is dead where a plain event is, and its data is what is judged.
+    let structured = ContentMode::Structured.judge(payload);
+    assert_eq!(matches!(structured, Judged::Dead { .. }), matches!(judge(payload), Judged::Dead { .. }));
+    if is_object {
+        let envelope = [br#"{"data":"#, payload, b"}"].concat();
+        // One level deeper it may be one too many.
+        let judged = ContentMode::Structured.judge(&envelope);
+        assert!(judged == judge(payload) || matches!(judged, Judged::Dead { code: "not_json", .. }));
+    }
     match judge(payload) {
         Judged::Dead { .. } => {
             assert_eq!(peeked, Default::default());

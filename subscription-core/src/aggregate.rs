@@ -262,7 +262,7 @@ impl AggregateEngine {
                     .with("offset", row.offset)
                     .with("span ends at", to));
             }
-            order.push((self.tenants.intern(batch.text(row.tenant_id)), index));
+            order.push((self.tenants.intern(batch.bytes(row.tenant_id)), index));
         }
         order.sort_unstable();
         self.now += 1;
@@ -282,13 +282,12 @@ impl AggregateEngine {
         tenant: u32,
         raised: &mut Vec<(u64, AlertRow)>,
     ) -> Result<()> {
-        let plan_name = batch.text(row.subscription_plan);
-        let plan = self.plans.intern(plan_name);
+        let plan = self.plans.intern(batch.bytes(row.subscription_plan));
         let (time, catalog) = (row.event_timestamp, &self.catalog);
-        let look_up = |tenant: &str| catalog.terms_until(tenant, plan_name, time);
+        let look_up = |tenant: &str| catalog.terms_until(tenant, batch.text(row.subscription_plan), time);
         let Some(terms) = self.tenants.terms(tenant, plan, time, look_up) else {
             return Err(Error::new(ErrorKind::Mismatch, "the catalog does not have the plan of an accepted event")
-                .with("plan", plan_name)
+                .with("plan", batch.text(row.subscription_plan))
                 .with("event time", row.event_timestamp)
                 .with("partition", self.partition)
                 .with("offset", row.offset)
@@ -311,7 +310,7 @@ impl AggregateEngine {
             response_us,
             response_bucket: sketch::bucket(response_us),
             risk: row.risk_score.map(|risk| risk + 0.0),
-            key_hash: distinct::hash(batch.text(row.api_key_id)),
+            key_hash: distinct::hash(batch.bytes(row.api_key_id)),
             plan,
         };
         let watermark = row.event_timestamp.plus_millis(self.lateness_ms.saturating_neg());
@@ -330,7 +329,7 @@ impl AggregateEngine {
         let month = self.month_start(row.event_timestamp);
         self.apply_usage(WindowKind::Month, month, tenant, &sample, terms, raised);
         if row.offset >= self.endpoints.position {
-            let (name, max) = (Name::new(batch.text(row.endpoint)), self.max_endpoints);
+            let (name, max) = (Name::new(batch.bytes(row.endpoint)), self.max_endpoints);
             self.endpoints.change(&mut self.tenants, (hour, tenant), self.now, EndpointGroup::default, |group, _| {
                 group.add(name, row.http_method, &sample, max);
             });

@@ -33,7 +33,7 @@ pub struct DistinctCount {
 impl DistinctCount {
     /// Adds a key.
     pub fn add(&mut self, key: &str) {
-        self.add_hash(hash(key));
+        self.add_hash(hash(key.as_bytes()));
     }
 
     /// Adds all that `other` holds.
@@ -83,8 +83,8 @@ impl DistinctCount {
 }
 
 /// The hash by which keys are told apart.
-pub(crate) fn hash(key: &str) -> u64 {
-    xxh3_64(key.as_bytes())
+pub(crate) fn hash(key: &[u8]) -> u64 {
+    xxh3_64(key)
 }
 
 #[cfg(test)]

@@ -44,16 +44,16 @@ struct Endpoint {
     response_us_sum: i128,
 }
 
-/// An endpoint's name and its hash, worked out once for an event.
+/// An endpoint's name, which is UTF-8, and its hash, worked out once for an event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Name<'a> {
-    text: &'a str,
+    text: &'a [u8],
     hash: u64,
 }
 
 impl<'a> Name<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
-        Self { text, hash: xxhash_rust::xxh3::xxh3_64(text.as_bytes()) }
+    pub(crate) fn new(text: &'a [u8]) -> Self {
+        Self { text, hash: xxhash_rust::xxh3::xxh3_64(text) }
     }
 }
 
@@ -70,7 +70,7 @@ impl EndpointGroup {
             Some(row) => row,
             None if self.endpoints < max || self.has(name) => self.insert(name, method, sample.plan),
             None => {
-                let other = Name::new(OTHER);
+                let other = Name::new(OTHER.as_bytes());
                 match self.find(other, method, sample.plan) {
                     Some(row) => row,
                     None => self.insert(other, method, sample.plan),
@@ -90,7 +90,7 @@ impl EndpointGroup {
 
     /// Takes a stored row. `false` where its key is there already.
     pub(crate) fn restore(&mut self, row: &EndpointRow, plans: &mut Plans) -> bool {
-        let (name, plan) = (Name::new(&row.endpoint), plans.intern(&row.subscription_plan));
+        let (name, plan) = (Name::new(row.endpoint.as_bytes()), plans.intern(row.subscription_plan.as_bytes()));
         if self.find(name, row.http_method, plan).is_some() {
             return false;
         }
@@ -109,7 +109,7 @@ impl EndpointGroup {
         let hash = key_hash(name.hash, method, plan);
         let same = |at: usize| {
             let row = &self.rows[at];
-            self.hashes[at] == hash && row.method == method && row.plan == plan && *row.name == *name.text
+            self.hashes[at] == hash && row.method == method && row.plan == plan && row.name.as_bytes() == name.text
         };
         match &self.index {
             None => (0..self.rows.len()).find(|at| same(*at)),
@@ -119,7 +119,7 @@ impl EndpointGroup {
 
     /// Whether the endpoint has a row of its own, of whatever method and plan.
     fn has(&self, name: Name<'_>) -> bool {
-        let same = |row: &Endpoint| row.name_hash == name.hash && *row.name == *name.text;
+        let same = |row: &Endpoint| row.name_hash == name.hash && row.name.as_bytes() == name.text;
         match &self.index {
             None => self.rows.iter().any(same),
             Some(index) => index.1.find(name.hash, |at| same(&self.rows[*at as usize])).is_some(),
@@ -128,12 +128,12 @@ impl EndpointGroup {
 
     fn insert(&mut self, name: Name<'_>, method: HttpMethod, plan: u32) -> usize {
         let new = !self.has(name);
-        self.endpoints += usize::from(new && name.text != OTHER);
+        self.endpoints += usize::from(new && name.text != OTHER.as_bytes());
         self.text_bytes += name.text.len() + 2 * size_of::<usize>();
         let at = self.rows.len();
         self.hashes.push(key_hash(name.hash, method, plan));
         self.rows.push(Endpoint {
-            name: name.text.into(),
+            name: String::from_utf8_lossy(name.text).into(),
             name_hash: name.hash,
             method,
             plan,

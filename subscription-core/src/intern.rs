@@ -34,13 +34,15 @@ impl Tenants {
         self.ids.find(hash, |(h, id)| *h == hash && *slots[*id as usize].name == *name).map(|(_, id)| *id)
     }
 
-    pub(crate) fn intern(&mut self, name: &str) -> u32 {
-        let hash = xxh3_64(name.as_bytes());
+    /// The id of a name, which is UTF-8: looked at as one only where it is new.
+    pub(crate) fn intern(&mut self, name: &[u8]) -> u32 {
+        let hash = xxh3_64(name);
         let slots = &self.slots;
-        if let Some((_, id)) = self.ids.find(hash, |(h, id)| *h == hash && *slots[*id as usize].name == *name) {
+        if let Some((_, id)) = self.ids.find(hash, |(h, id)| *h == hash && slots[*id as usize].name.as_bytes() == name)
+        {
             return *id;
         }
-        let tenant = Tenant { name: name.into(), rows: 0, terms: Vec::new() };
+        let tenant = Tenant { name: String::from_utf8_lossy(name).into(), rows: 0, terms: Vec::new() };
         let id = match self.free.pop() {
             Some(id) => {
                 self.slots[id as usize] = tenant;
@@ -137,9 +139,10 @@ pub(crate) struct Plans {
 }
 
 impl Plans {
-    pub(crate) fn intern(&mut self, name: &str) -> u32 {
-        let at = self.names.iter().position(|known| **known == *name).unwrap_or_else(|| {
-            self.names.push(name.into());
+    /// The id of a name, which is UTF-8.
+    pub(crate) fn intern(&mut self, name: &[u8]) -> u32 {
+        let at = self.names.iter().position(|known| known.as_bytes() == name).unwrap_or_else(|| {
+            self.names.push(String::from_utf8_lossy(name).into());
             self.names.len() - 1
         });
         at as u32

@@ -349,7 +349,7 @@ impl<G: Group> GoldTable<G> {
         if range.compare(window, tenant).is_ne() {
             return Err(self.corrupt(at, "a stored row lies outside of its range"));
         }
-        let id = tenants.intern(tenant);
+        let id = tenants.intern(tenant.as_bytes());
         let bytes = Self::SLOT_BYTES + group.heap_bytes();
         let window = self.window(window);
         let window = &mut self.slots[window];

@@ -332,7 +332,7 @@ impl UsageState {
         let risks = from.u64()?;
         let (risk_sum, risk_max) = if risks > 0 { (from.u64()?, from.scaled(RISK_SCALE)?) } else { (0, 0.0) };
         let plan_len = usize::try_from(from.u64()?).ok()?;
-        let plan = plans.intern(std::str::from_utf8(from.bytes(plan_len)?).ok()?);
+        let plan = plans.intern(std::str::from_utf8(from.bytes(plan_len)?).ok()?.as_bytes());
         let plan_time = start.millis().checked_add(from.count()?)?;
         let first_offset = from.u64()?;
         let last_offset = first_offset.checked_add(from.u64()?)?;
@@ -441,7 +441,7 @@ mod tests {
         #[test]
         fn state_comes_back(samples in samples(), preceding in prop::collection::vec(1i64..10, 0..5)) {
             let mut plans = Plans::default();
-            plans.intern("starter");
+            plans.intern(b"starter");
             let state = state(samples, &preceding);
             let mut elsewhere = Plans::default();
             let bytes = state.encode(START, &plans);
@@ -455,7 +455,7 @@ mod tests {
             samples in samples(), at in any::<prop::sample::Index>(), byte: u8, more: Vec<u8>,
         ) {
             let mut plans = Plans::default();
-            plans.intern("starter");
+            plans.intern(b"starter");
             let mut bytes = state(samples, &[]).encode(START, &plans);
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -475,7 +475,7 @@ mod tests {
     #[test]
     fn golden_state() {
         let mut plans = Plans::default();
-        plans.intern("free");
+        plans.intern(b"free");
         let samples = [(1_000, 200, 12.5, Some(0.25)), (1_001, 429, 0.1 + 0.2, None), (1_003, 404, 99.0, Some(0.5))];
         let state = state(samples.map(|(offset, status, ms, risk)| sample(offset, status, ms, risk)), &[1, 1, 1]);
         let hex: String = state.encode(START, &plans).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -111,6 +111,13 @@ fn names_of_emitters() {
     assert!(stamp.id().starts_with(&name));
 }
 
+#[test]
+fn memory_counters() {
+    let counters = MemoryCounters::new();
+    block_on(conformance::counter_store(&counters, "once"));
+    block_on(conformance::counter_store(&counters, "twice"));
+}
+
 /// Wrappers without faults change nothing.
 #[test]
 fn wrappers() {

@@ -68,6 +68,7 @@ fn the_sixty_first_request_of_a_minute_is_denied() {
         reset_seconds: 30,
         retry_after_seconds: Some(30),
         binding: WindowKind::Minute,
+        scope: None,
         reason: Reason::LimitReached,
         at: at(START + 30_000),
     };
@@ -264,7 +265,7 @@ proptest! {
                     *settled = (*settled).max(used);
                 }
                 Step::Add { tenant, ago, cost } => {
-                    counters.add(&Addition { tenant: &name(tenant), at: at(now - ago), cost });
+                    counters.add(&Addition { tenant: &name(tenant), scope: "", at: at(now - ago), cost });
                     model.add(tenant, at(now - ago), cost);
                 }
                 Step::Wait { millis } => {
@@ -351,9 +352,9 @@ fn the_trait_answers_as_the_type() {
     let store: &dyn CounterStore = &counters;
     let limits = free(WindowAlgorithm::Fixed);
     let deadline = Duration::from_millis(5);
-    let check = Check { tenant: "acme", limits, cost: 1, at: None };
+    let check = Check { tenant: "acme", limits, scopes: &[], cost: 1, at: None };
     assert_eq!(run(store.check_and_add(check, deadline)).unwrap().remaining, 59);
-    run(store.add(&[Addition { tenant: "acme", at: at(START), cost: 4 }], deadline)).unwrap();
+    run(store.add(&[Addition { tenant: "acme", scope: "", at: at(START), cost: 4 }], deadline)).unwrap();
     let settled = Settled { tenant: "acme", kind: WindowKind::Hour, window_start: at(START), quota_used: 7 };
     run(store.settle(&[settled], deadline)).unwrap();
     let later = Check { at: Some(at(START + 60_000)), ..check };

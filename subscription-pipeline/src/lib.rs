@@ -3,6 +3,7 @@
 mod begin;
 mod commit;
 mod config;
+mod counters;
 mod events;
 mod letters;
 mod partition;

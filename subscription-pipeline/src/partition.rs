@@ -8,6 +8,7 @@ use subscription_core::{
 };
 use tokio::runtime::Handle;
 
+use crate::counters::Floors;
 use crate::retry::Retry;
 
 /// Rows of Silver read at a time while Gold catches up, and bytes of Bronze while Silver does.
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn TableStore>,
     pub(crate) retry: Retry,
     pub(crate) handle: Handle,
+    /// To be told what tenants have used.
+    pub(crate) floors: Option<Floors>,
 }
 
 /// What a partition is doing. Each phase ends where the table before it stands.
@@ -106,6 +109,12 @@ impl Partition {
                 .handle
                 .block_on(shared.retry.run("read ids", || shared.store.read_ids(&shared.topic, number, watermark)))?;
             admit.remember(&ids);
+        }
+        if let Some(floors) = &shared.floors {
+            let ranges = floors.open_ranges(state);
+            let read = || shared.store.load(&shared.topic, &ranges);
+            let rows = shared.handle.block_on(shared.retry.run("load open windows", read))?;
+            ranges.iter().zip(&rows).for_each(|(range, rows)| floors.note_rows(range.table, rows));
         }
         let aggregate = AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         Ok(Self {
@@ -244,6 +253,9 @@ impl Partition {
         let ranges = self.aggregate.lookups(rows);
         self.load(&ranges)?;
         let raised = self.aggregate.apply(rows, to)?;
+        if let Some(floors) = &self.shared.floors {
+            floors.note(rows, &self.aggregate);
+        }
         self.alerts.extend(raised);
         Ok(())
     }

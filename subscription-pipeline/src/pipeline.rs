@@ -4,7 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use subscription_core::{
-    AlertSink, Catalog, Clock, DeadLetterSink, Error, ErrorKind, Result, Rules, Sink, Source, SystemClock, TableStore,
+    AlertSink, Catalog, Clock, CounterStore, DeadLetterSink, Error, ErrorKind, Result, Rules, Sink, Source,
+    SystemClock, TableStore,
 };
 
 use crate::config::PipelineConfig;
@@ -42,6 +43,7 @@ pub struct Pipeline {
     pub(crate) sinks: Vec<Arc<dyn Sink>>,
     pub(crate) letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     pub(crate) alert_sinks: Vec<Arc<dyn AlertSink>>,
+    pub(crate) counters: Option<Arc<dyn CounterStore>>,
     pub(crate) config: PipelineConfig,
     pub(crate) rules: Rules,
     pub(crate) catalog: Arc<Catalog>,
@@ -94,6 +96,7 @@ pub struct PipelineBuilder {
     sinks: Vec<Arc<dyn Sink>>,
     letter_sinks: Vec<Arc<dyn DeadLetterSink>>,
     alert_sinks: Vec<Arc<dyn AlertSink>>,
+    counters: Option<Arc<dyn CounterStore>>,
     config: PipelineConfig,
     rules: Rules,
     catalog: Arc<Catalog>,
@@ -140,6 +143,13 @@ impl PipelineBuilder {
     /// Adds a sink for alerts.
     pub fn alert_sink(mut self, sink: Arc<dyn AlertSink>) -> Self {
         self.alert_sinks.push(sink);
+        self
+    }
+
+    /// The counters by which gateways decide, to be told what tenants have used of their open windows: within
+    /// milliseconds, beside the lake and without waiting for it, and again where they were lost.
+    pub fn counters(mut self, counters: Arc<dyn CounterStore>) -> Self {
+        self.counters = Some(counters);
         self
     }
 
@@ -192,6 +202,7 @@ impl PipelineBuilder {
             sinks: self.sinks,
             letter_sinks: self.letter_sinks,
             alert_sinks: self.alert_sinks,
+            counters: self.counters,
             config: self.config,
             rules: self.rules,
             catalog: self.catalog,

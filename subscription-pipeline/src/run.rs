@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
 use crate::config::PipelineConfig;
+use crate::counters::Floors;
 use crate::events::{Events, PipelineEvent, Progress};
 use crate::partition::{Misrouted, Shared};
 use crate::pipeline::{Pipeline, RunReport};
@@ -49,6 +50,9 @@ pub(crate) struct Run {
     next_gold: u64,
     read: u64,
     durable: u64,
+    /// To be told what tenants have used, and the task that tells the counter store.
+    floors: Option<Floors>,
+    telling: Option<JoinHandle<()>>,
 }
 
 /// A partition of this process.
@@ -64,11 +68,24 @@ pub(crate) struct Owned {
 
 impl Run {
     pub(crate) fn new(pipeline: Pipeline) -> Result<Self> {
-        let Pipeline { name, source, store, sinks, letter_sinks, alert_sinks, config, rules, catalog, clock, events } =
-            pipeline;
+        let Pipeline {
+            name,
+            source,
+            store,
+            sinks,
+            letter_sinks,
+            alert_sinks,
+            counters,
+            config,
+            rules,
+            catalog,
+            clock,
+            events,
+        } = pipeline;
         let topic: Arc<str> = source.topic().into();
         let retry = Retry { policy: config.retry, clock: clock.clone(), events: events.clone() };
         let started = clock.monotonic_nanos();
+        let (floors, telling) = counters.map(|counters| Floors::start(counters, clock.clone(), events.clone())).unzip();
         Ok(Self {
             engine: EngineConfig { rules, catalog, routing: None, limits: AdmitLimits::default() },
             committer: Committer { topic, store, sinks, letter_sinks, alert_sinks, retry, clock },
@@ -91,6 +108,8 @@ impl Run {
             next_gold: started + nanos(config.gold_interval.max(config.commit_interval)),
             read: 0,
             durable: 0,
+            floors,
+            telling,
             config,
         })
     }
@@ -180,6 +199,7 @@ impl Run {
             store: self.committer.store.clone(),
             retry: self.committer.retry.clone(),
             handle: Handle::current(),
+            floors: self.floors.clone(),
         };
         let limits = Limits {
             uncommitted: self.config.max_uncommitted_bytes,
@@ -444,7 +464,14 @@ impl Run {
     async fn finish(mut self, ended: bool) -> Result<RunReport> {
         self.commit_all().await?;
         let positions = self.owned.iter().map(|(&partition, owned)| (partition, owned.standing.tables[3])).collect();
-        Ok(RunReport { ended, progress: self.progress(), positions })
+        let report = RunReport { ended, progress: self.progress(), positions };
+        // The task ends once nobody can tell it more.
+        self.workers.clear();
+        self.floors = None;
+        if let Some(telling) = self.telling.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+        }
+        Ok(report)
     }
 
     /// After a failure: where another process has moved a position and the source can ask for its partitions anew,

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::limit::{Decision, Limits, Usage, decide_in};
 use crate::time::{MINUTE, Timestamp, WindowKind};
 
-use super::{Addition, Check, CounterStore, Settled, TenantCounters, WindowCounter};
+use super::{Addition, Check, CounterStore, Scope, Settled, TenantCounters, WindowCounter};
 
 /// A power of two, well above the threads that decide at once.
 const SHARDS: usize = 64;
@@ -54,8 +54,11 @@ struct Tenants {
     month: Option<(Timestamp, Timestamp)>,
 }
 
+/// The counters of a tenant, or of one of its scopes. They live in the tenant's shard, under one lock.
 struct Tenant {
     id: Box<str>,
+    /// Empty for the tenant itself.
+    scope: Box<str>,
     /// The current window, the one before (of minutes), the next one where the caller's or metering's clock is ahead.
     minutes: [Cell; 4],
     hours: [Cell; 2],
@@ -99,10 +102,10 @@ impl MemoryCounters {
     pub fn decide_at(&self, tenant: &str, limits: &Limits, cost: u32, now: Timestamp) -> Decision {
         let (hash, mut tenants) = self.shard(tenant);
         let windows = tenants.windows(now);
-        let Some(entry) = tenants.table.find_mut(hash, |entry| *entry.id == *tenant) else {
+        let Some(entry) = tenants.table.find_mut(hash, |entry| entry.is(tenant, "")) else {
             let decision = decide_in(limits, &Usage::default(), cost, now, || windows.month_end);
             if decision.allowed && cost > 0 {
-                tenants.insert(hash, tenant, now, &self.hasher).add(windows, i64::from(cost));
+                tenants.of(hash, tenant, "", now, &self.hasher).add(windows, i64::from(cost));
             }
             return decision;
         };
@@ -114,13 +117,59 @@ impl MemoryCounters {
         decision
     }
 
+    /// As [`MemoryCounters::decide_at`], with the limits of narrower scopes as well.
+    pub fn decide_scopes(
+        &self,
+        tenant: &str,
+        limits: &Limits,
+        scopes: &[Scope<'_>],
+        cost: u32,
+        now: Timestamp,
+    ) -> Decision {
+        if scopes.is_empty() {
+            return self.decide_at(tenant, limits, cost, now);
+        }
+        let (hash, mut tenants) = self.shard(tenant);
+        let windows = tenants.windows(now);
+        let decide = |hash, scope: &str, limits: &Limits| {
+            let entry = tenants.table.find(hash, |entry| entry.is(tenant, scope));
+            let usage = entry.map_or_else(Usage::default, |entry| entry.counters(windows, now).usage());
+            decide_in(limits, &usage, cost, now, || windows.month_end)
+        };
+        let mut decision = decide(hash, "", limits);
+        for (place, scope) in scopes.iter().enumerate() {
+            let narrower = decide(self.hash(tenant, scope.name), scope.name, &scope.limits);
+            decision = decision.tighter(Decision { scope: Some(place), ..narrower });
+        }
+        if decision.allowed {
+            self.count_in(&mut tenants, tenant, scopes, cost, now);
+        }
+        decision
+    }
+
+    /// Counts a request of a tenant, and of scopes of it, that was admitted elsewhere at `at`.
+    pub(crate) fn count(&self, tenant: &str, scopes: &[Scope<'_>], cost: u32, at: Timestamp) {
+        self.count_in(&mut self.shard(tenant).1, tenant, scopes, cost, at);
+    }
+
+    fn count_in(&self, tenants: &mut Tenants, tenant: &str, scopes: &[Scope<'_>], cost: u32, at: Timestamp) {
+        if cost == 0 {
+            return;
+        }
+        let windows = tenants.windows(at);
+        for name in std::iter::once("").chain(scopes.iter().map(|scope| scope.name)) {
+            tenants.of(self.hash(tenant, name), tenant, name, at, &self.hasher).add(windows, i64::from(cost));
+        }
+    }
+
     /// Counts what was admitted elsewhere; see [`CounterStore::add`].
     pub fn add(&self, addition: &Addition<'_>) {
         let now = self.clock.now();
-        let (hash, mut tenants) = self.shard(addition.tenant);
+        let (_, mut tenants) = self.shard(addition.tenant);
+        let hash = self.hash(addition.tenant, addition.scope);
         for kind in WindowKind::ALL {
-            let start = kind.start(addition.at);
-            if let Some(counter) = tenants.counter(hash, addition.tenant, kind, start, now, &self.hasher) {
+            let (start, name) = (kind.start(addition.at), (addition.tenant, addition.scope));
+            if let Some(counter) = tenants.counter(hash, name, kind, start, now, &self.hasher) {
                 counter.add(addition.cost.max(0));
             }
         }
@@ -131,7 +180,7 @@ impl MemoryCounters {
         let now = self.clock.now();
         let start = settled.kind.start(settled.window_start);
         let (hash, mut tenants) = self.shard(settled.tenant);
-        if let Some(counter) = tenants.counter(hash, settled.tenant, settled.kind, start, now, &self.hasher) {
+        if let Some(counter) = tenants.counter(hash, (settled.tenant, ""), settled.kind, start, now, &self.hasher) {
             counter.settled = counter.settled.max(settled.quota_used);
         }
     }
@@ -145,13 +194,13 @@ impl MemoryCounters {
     pub fn counters_at(&self, tenant: &str, now: Timestamp) -> TenantCounters {
         let (hash, mut tenants) = self.shard(tenant);
         let windows = tenants.windows(now);
-        match tenants.table.find(hash, |entry| *entry.id == *tenant) {
+        match tenants.table.find(hash, |entry| entry.is(tenant, "")) {
             Some(entry) => entry.counters(windows, now),
             None => TenantCounters { at: now, ..TenantCounters::default() },
         }
     }
 
-    /// How many tenants have counters.
+    /// How many tenants, and scopes of tenants, have counters.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().table.len()).sum()
     }
@@ -168,15 +217,23 @@ impl MemoryCounters {
         for shard in &self.shards {
             let mut tenants = shard.lock();
             tenants.table.retain(|entry| !entry.expired(now));
-            tenants.table.shrink_to_fit(|entry| self.hasher.hash_one(&*entry.id));
+            tenants.table.shrink_to_fit(|entry| hash(&self.hasher, &entry.id, &entry.scope));
         }
     }
 
     fn shard(&self, tenant: &str) -> (u64, MutexGuard<'_, Tenants>) {
-        let hash = self.hasher.hash_one(tenant);
+        let hash = self.hash(tenant, "");
         // The table takes the lowest bits for the place and the highest for the tag.
         (hash, self.shards[(hash >> 32) as usize % SHARDS].lock())
     }
+
+    fn hash(&self, tenant: &str, scope: &str) -> u64 {
+        hash(&self.hasher, tenant, scope)
+    }
+}
+
+fn hash(hasher: &DefaultHashBuilder, tenant: &str, scope: &str) -> u64 {
+    if scope.is_empty() { hasher.hash_one(tenant) } else { hasher.hash_one((tenant, scope)) }
 }
 
 impl Default for MemoryCounters {
@@ -214,7 +271,7 @@ impl Tenants {
     fn counter(
         &mut self,
         hash: u64,
-        tenant: &str,
+        (tenant, scope): (&str, &str),
         kind: WindowKind,
         start: Timestamp,
         now: Timestamp,
@@ -226,28 +283,30 @@ impl Tenants {
         if start < oldest || start > kind.end(current) {
             return None;
         }
-        // Two searches, which the borrow checker wants; decisions do with one.
-        let known = self.table.find(hash, |entry| *entry.id == *tenant).is_some();
-        let entry = if known {
-            self.table.find_mut(hash, |entry| *entry.id == *tenant)?
-        } else {
-            self.insert(hash, tenant, now, hasher)
-        };
-        Cell::newer(entry.cells(kind), start)
+        Cell::newer(self.of(hash, tenant, scope, now, hasher).cells(kind), start)
     }
 
-    #[cold]
-    fn insert(&mut self, hash: u64, tenant: &str, now: Timestamp, hasher: &DefaultHashBuilder) -> &mut Tenant {
-        if self.table.len() == self.table.capacity() {
-            self.table.retain(|entry| !entry.expired(now));
+    /// The counters of a tenant or scope, new ones if there are none.
+    fn of(&mut self, hash: u64, tenant: &str, scope: &str, now: Timestamp, hasher: &DefaultHashBuilder) -> &mut Tenant {
+        let table = match self.table.find_entry(hash, |entry| entry.is(tenant, scope)) {
+            Ok(entry) => return entry.into_mut(),
+            Err(absent) => absent.into_table(),
+        };
+        if table.len() == table.capacity() {
+            table.retain(|entry| !entry.expired(now));
         }
         let none = Cell { start: Timestamp::MIN, counter: WindowCounter::default() };
-        let tenant = Tenant { id: tenant.into(), minutes: [none; 4], hours: [none; 2], months: [none; 2] };
-        self.table.insert_unique(hash, tenant, |entry| hasher.hash_one(&*entry.id)).into_mut()
+        let (id, scope) = (tenant.into(), scope.into());
+        let tenant = Tenant { id, scope, minutes: [none; 4], hours: [none; 2], months: [none; 2] };
+        table.insert_unique(hash, tenant, |entry| self::hash(hasher, &entry.id, &entry.scope)).into_mut()
     }
 }
 
 impl Tenant {
+    fn is(&self, tenant: &str, scope: &str) -> bool {
+        *self.id == *tenant && *self.scope == *scope
+    }
+
     fn cells(&mut self, kind: WindowKind) -> &mut [Cell] {
         match kind {
             WindowKind::Minute => &mut self.minutes,
@@ -326,7 +385,7 @@ impl WindowCounter {
 impl CounterStore for MemoryCounters {
     async fn check_and_add(&self, check: Check<'_>, _deadline: Duration) -> Result<Decision> {
         let now = check.at.unwrap_or_else(|| self.clock.now());
-        Ok(self.decide_at(check.tenant, &check.limits, check.cost, now))
+        Ok(self.decide_scopes(check.tenant, &check.limits, check.scopes, check.cost, now))
     }
 
     async fn add(&self, additions: &[Addition<'_>], _deadline: Duration) -> Result<()> {

@@ -19,10 +19,21 @@ pub struct Check<'a> {
     pub tenant: &'a str,
     /// What it may use.
     pub limits: Limits,
+    /// Narrower limits that the request must fit into as well, under names that differ: an API key's, a route's.
+    pub scopes: &'a [Scope<'a>],
     /// What the request takes, in units of quota.
     pub cost: u32,
     /// The caller's clock, which must then be the same for all callers; `None` for the store's own.
     pub at: Option<Timestamp>,
+}
+
+/// A part of a tenant's use with limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope<'a> {
+    /// Its name among the tenant's, such as `key:k1`; not empty.
+    pub name: &'a str,
+    /// What may be used of it.
+    pub limits: Limits,
 }
 
 /// What was admitted without asking the store: under a failure policy, or from a leased share.
@@ -30,6 +41,8 @@ pub struct Check<'a> {
 pub struct Addition<'a> {
     /// The tenant.
     pub tenant: &'a str,
+    /// The name of one of its scopes; empty for the tenant itself.
+    pub scope: &'a str,
     /// When it was admitted.
     pub at: Timestamp,
     /// Units of quota.
@@ -101,7 +114,8 @@ impl TenantCounters {
 /// # Contract
 /// * [`check_and_add`](CounterStore::check_and_add) is one atomic step: it raises each `live` of the tenant to
 ///   `settled` (a denied request may leave that to the next one), decides as [`decide`](crate::decide()) does, and adds
-///   the cost to minute, hour and month if, and only if, the request is allowed. Steps of one tenant MUST be as if one came after the other, whoever calls them: in the
+///   the cost to minute, hour and month if, and only if, the request is allowed: by the tenant's limits and by those of
+///   every scope, which have counters of their own. The answer is the [tightest](Decision::tighter) one. Steps of one tenant MUST be as if one came after the other, whoever calls them: in the
 ///   fixed window no minute, hour or month ever admits more than its limit.
 /// * Time is the store's own clock, read within the step, unless the caller gives its own. [`Decision::at`] is it.
 /// * `settled` is an absolute value and never goes down: a lower one has no effect, and so has one repeated.
@@ -120,7 +134,7 @@ impl TenantCounters {
 /// # async fn example() -> subscription_core::Result<()> {
 /// let counters: Box<dyn CounterStore> = Box::new(MemoryCounters::new());
 /// let plan = Catalog::default().plan("acme", "free", Timestamp::EPOCH).unwrap();
-/// let check = Check { tenant: "acme", limits: Limits::from(plan), cost: 1, at: None };
+/// let check = Check { tenant: "acme", limits: Limits::from(plan), scopes: &[], cost: 1, at: None };
 /// let decision = counters.check_and_add(check, Duration::from_millis(5)).await?;
 /// assert!(decision.allowed);
 /// # Ok(())
@@ -137,6 +151,12 @@ pub trait CounterStore: Send + Sync {
     /// Raises `settled`, for as many tenants and windows as there are in one call; each takes effect by itself.
     async fn settle(&self, values: &[Settled<'_>], deadline: Duration) -> Result<()>;
 
-    /// What a decision would see now.
+    /// What a decision on the tenant's own limits would see now.
     async fn counters(&self, tenant: &str, deadline: Duration) -> Result<TenantCounters>;
+
+    /// In which part of the store, a number below 64, the tenant's counters are. Parts may fail
+    /// apart, as the nodes of a cluster do, so each has a circuit breaker of its own.
+    fn shard(&self, _tenant: &str) -> usize {
+        0
+    }
 }

@@ -91,6 +91,7 @@ impl Decision {
         let (limit, policy) = (self.limit, policy(self.binding));
         let article = if self.binding == WindowKind::Hour { "an" } else { "a" };
         let detail = match (self.reason, self.retry_after_seconds) {
+            (Reason::StoreUnavailable, _) => "the limits cannot be checked now; try again soon".to_owned(),
             (Reason::CostAboveLimit, _) | (_, None) => {
                 format!("the request costs more than the limit of {limit} {article} {policy}")
             }

@@ -106,15 +106,18 @@ pub enum Reason {
     LimitReached,
     /// It costs more than the binding limit as a whole: no waiting helps.
     CostAboveLimit,
+    /// The counters could not be reached, and the plan's [failure policy](crate::FailurePolicy) allows or denies all.
+    StoreUnavailable,
 }
 
 impl Reason {
-    /// `within_limits`, `limit_reached` or `cost_above_limit`.
+    /// `within_limits`, `limit_reached`, `cost_above_limit` or `store_unavailable`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::WithinLimits => "within_limits",
             Self::LimitReached => "limit_reached",
             Self::CostAboveLimit => "cost_above_limit",
+            Self::StoreUnavailable => "store_unavailable",
         }
     }
 }
@@ -143,11 +146,38 @@ pub struct Decision {
     /// The limit that decided: of an allowed request the one with the least remaining, of a denied one the one that
     /// takes longest to make room. Of equal ones, that of the longer window.
     pub binding: WindowKind,
+    /// Whose limit that is: the place in [`Check::scopes`](crate::Check::scopes) of a narrower one, `None` for the
+    /// tenant's own.
+    pub scope: Option<usize>,
     /// Why.
     pub reason: Reason,
     /// When the decision was made, by the clock of the counters: the time that the request's usage event must carry,
     /// so that event and counters mean the same windows.
     pub at: Timestamp,
+}
+
+impl Decision {
+    /// The tighter of two decisions on one request, that on the narrower scope the second: it is allowed if both are.
+    /// Of denied ones that with the longer wait is named, of allowed ones that with less remaining, of equal ones the
+    /// first.
+    #[must_use]
+    pub fn tighter(self, other: Self) -> Self {
+        let wait = |decision: &Self| decision.retry_after_seconds.unwrap_or(u64::MAX);
+        let other_is_tighter = match (self.allowed, other.allowed) {
+            (true, true) => other.remaining < self.remaining,
+            (false, false) => wait(&other) > wait(&self),
+            (first, _) => first,
+        };
+        if other_is_tighter { other } else { self }
+    }
+}
+
+impl Decision {
+    /// This answer to a later request of the same window, of which less remains.
+    pub(crate) fn later(&self, at: Timestamp, remaining: i64) -> Self {
+        let month_end = || WindowKind::Month.end(WindowKind::Month.start(at));
+        Self { at, remaining, reset_seconds: seconds_to_end(self.binding, at, month_end), ..*self }
+    }
 }
 
 /// Decides a request that would take `cost` units of quota at `now`, from the usage before it.
@@ -196,6 +226,7 @@ pub(crate) fn decide_in(
             reset_seconds: seconds_to_end(binding, now, month_end),
             retry_after_seconds: Some(0),
             binding,
+            scope: None,
             reason: Reason::WithinLimits,
             at: now,
         };
@@ -233,6 +264,7 @@ fn deny(limits: &Limits, usage: &Usage, cost: i64, now: Timestamp, month_end: Ti
         reset_seconds: seconds_to_end(binding, now, || month_end),
         retry_after_seconds: longest,
         binding,
+        scope: None,
         reason: if longest.is_some() { Reason::LimitReached } else { Reason::CostAboveLimit },
         at: now,
     }

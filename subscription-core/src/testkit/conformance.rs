@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use subscription_core::testkit::{block_on, conformance};
-//! use subscription_core::{MemorySink, MemoryStore};
+//! use subscription_core::{MemoryCounters, MemorySink, MemoryStore};
 //!
 //! block_on(conformance::table_store(async || {
 //!     let lake = MemoryStore::new();
@@ -15,13 +15,16 @@
 //!     },
 //!     |sink, topic| Some(sink.events(topic).len()),
 //! ));
+//! block_on(conformance::counter_store(&MemoryCounters::new(), "run-1"));
 //! ```
 
+mod counters;
 mod emitter;
 mod sinks;
 mod source;
 mod store;
 
+pub use counters::counter_store;
 pub use emitter::emitter;
 pub use sinks::{alert_sink, dead_letter_sink, sink};
 pub use source::{source, source_records};

@@ -1,0 +1,175 @@
+//! The counter path: what gateways decide by is what the lake says, also after either side has forgotten it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use subscription_core::testkit::ManualClock;
+use subscription_core::*;
+use subscription_pipeline::{Pipeline, runtime};
+
+/// 2026-05-31T23:50:30Z.
+const NOW: i64 = 1_780_271_430_000;
+
+/// Counters in memory that can be lost.
+struct Forgetful {
+    counters: Mutex<Arc<MemoryCounters>>,
+    clock: Arc<ManualClock>,
+}
+
+impl Forgetful {
+    fn new(clock: &Arc<ManualClock>) -> Arc<Self> {
+        let counters = Mutex::new(Arc::new(MemoryCounters::with_clock(clock.clone())));
+        Arc::new(Self { counters, clock: clock.clone() })
+    }
+
+    fn now(&self) -> Arc<MemoryCounters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn forget(&self) {
+        let none = Arc::new(MemoryCounters::with_clock(self.clock.clone()));
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = none;
+    }
+
+    fn settled(&self, tenant: &str) -> [i64; 4] {
+        let counters = self.now().counters(tenant);
+        let TenantCounters { minute, previous_minute, hour, month, .. } = counters;
+        [minute, previous_minute, hour, month].map(|counter| counter.settled)
+    }
+
+    /// Waits until the counters are these.
+    async fn until(&self, tenant: &str, expected: [i64; 4]) {
+        for _ in 0..3_000 {
+            if self.settled(tenant) == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{tenant}: {:?}, not {expected:?}", self.settled(tenant));
+    }
+}
+
+#[async_trait]
+impl CounterStore for Forgetful {
+    async fn check_and_add(&self, check: Check<'_>, deadline: Duration) -> Result<Decision> {
+        self.now().check_and_add(check, deadline).await
+    }
+
+    async fn add(&self, additions: &[Addition<'_>], deadline: Duration) -> Result<()> {
+        CounterStore::add(&*self.now(), additions, deadline).await
+    }
+
+    async fn settle(&self, values: &[Settled<'_>], deadline: Duration) -> Result<()> {
+        CounterStore::settle(&*self.now(), values, deadline).await
+    }
+
+    async fn counters(&self, tenant: &str, deadline: Duration) -> Result<TenantCounters> {
+        CounterStore::counters(&*self.now(), tenant, deadline).await
+    }
+}
+
+/// A source that has no end.
+struct Endless(MemorySource);
+
+#[async_trait]
+impl Source for Endless {
+    fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    async fn identity(&mut self) -> Result<SourceIdentity> {
+        self.0.identity().await
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        match self.0.next().await? {
+            SourceEvent::End => std::future::pending().await,
+            event => Ok(event),
+        }
+    }
+
+    async fn start(&mut self, partition: u32, position: u64) -> Result<()> {
+        self.0.start(partition, position).await
+    }
+
+    async fn acknowledge(&mut self, positions: &[(u32, u64)]) -> Result<()> {
+        self.0.acknowledge(positions).await
+    }
+
+    async fn release(&mut self, partitions: &[u32]) -> Result<()> {
+        self.0.release(partitions).await
+    }
+}
+
+/// Events of (tenant, seconds before now, status, quota cost).
+fn records(events: &[(&str, i64, u16, i64)]) -> Vec<RecordBatch> {
+    let mut batch = RecordBatch::builder("usage".into(), 0, 0);
+    for (n, (tenant, ago, status, cost)) in events.iter().enumerate() {
+        let at = Timestamp::from_millis(NOW - ago * 1_000);
+        let payload = format!(
+            r#"{{"event_id":"00000000-0000-4000-8000-{n:012}","event_timestamp":"{at}","tenant_id":"{tenant}",
+            "api_key_id":"k","endpoint":"/v1","http_method":"GET","response_status_code":{status},
+            "response_time_ms":1,"subscription_plan":"pro","quota_cost":{cost}}}"#
+        );
+        batch.push(n as u64, Timestamp::from_millis(NOW), Some(tenant.as_bytes()), Some(payload.as_bytes()));
+    }
+    vec![batch.finish(events.len() as u64)]
+}
+
+fn pipeline(source: impl Source + 'static, lake: &MemoryStore, counters: &Arc<Forgetful>) -> Pipeline {
+    Pipeline::builder()
+        .source(source)
+        .store(Arc::new(lake.handle()))
+        .counters(counters.clone())
+        .clock(counters.clock.clone())
+        .build()
+        .expect("a pipeline")
+}
+
+const EVENTS: [(&str, i64, u16, i64); 8] = [
+    ("acme", 1, 200, 3),
+    ("acme", 2, 429, 50),
+    ("acme", 3, 500, 1),
+    ("acme", 40, 200, 7),
+    ("acme", 150, 200, 11),
+    ("acme", 3 * 3_600, 200, 13),
+    ("other", 29, 200, 1),
+    ("past", 40 * 24 * 3_600, 200, 5),
+];
+
+/// Denied requests count for nothing; windows that are over are not told.
+const ACME: [i64; 4] = [4, 7, 22, 35];
+const OTHER: [i64; 4] = [1, 0, 1, 1];
+
+#[test]
+fn counters_are_the_lakes_without_waiting_for_it_and_come_back() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW)));
+    let counters = Forgetful::new(&clock);
+    let lake = MemoryStore::new();
+    let records = records(&EVENTS);
+    runtime().expect("a runtime").block_on(async {
+        // This clock stands still, so nothing is committed before the end: what is told waits for no commit.
+        let source = Endless(MemorySource::new("usage", records.clone()));
+        let told = counters.clone();
+        let store = lake.handle();
+        let stop = async move {
+            told.until("acme", ACME).await;
+            told.until("other", OTHER).await;
+            assert_eq!(store.state("usage", &[0]).await.expect("a state")[0].position(Table::UsageMonth), 0);
+            told.forget();
+            told.until("acme", ACME).await;
+            told.until("other", OTHER).await;
+        };
+        pipeline(source, &lake, &counters).run(stop).await.expect("a run");
+        assert_eq!(counters.settled("past"), [0; 4]);
+
+        // Both ends are started anew, and nobody sends anything.
+        counters.forget();
+        pipeline(MemorySource::new("usage", records), &lake, &counters)
+            .run(std::future::pending())
+            .await
+            .expect("a run");
+        assert_eq!((counters.settled("acme"), counters.settled("other")), (ACME, OTHER));
+    });
+}
