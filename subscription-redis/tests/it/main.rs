@@ -7,3 +7,5 @@ mod differential;
 mod faults;
 mod keys;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
