@@ -5,7 +5,6 @@
 //! `linger.ms=50,compression.type=lz4`. Says so and ends where no broker can be had.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
-#[allow(dead_code, reason = "the tests use all of it")]
 mod broker;
 
 use std::time::Duration;
