@@ -125,7 +125,7 @@ impl Topic {
                 last[i] = used(&children[i]).unwrap_or(last[i]);
                 if let Some(status) = children[i].try_wait().expect("a child") {
                     assert!(status.success(), "the run failed: {status}");
-                    children.remove(i);
+                    children.remove(i).wait().expect("a child");
                     let ended = last.remove(i);
                     last.push(ended);
                 }
