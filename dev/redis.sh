@@ -50,18 +50,19 @@ find_programs() {
 
 free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# The first of N ports in a row that nobody listens on, nor on those 10,000 above them.
+# The first of N ports in a row that nobody listens on, nor on those 10,000 above them, where nodes of a cluster meet; all of
+# them below those that the system gives to outgoing connections.
 random_port() {
     local first i
     for _ in {1..200}; do
-        first=$((20000 + RANDOM % 2000 * 6))
+        first=$((20000 + RANDOM % 450 * 6))
         for ((i = 0; i < $1; i++)); do
             free $((first + i)) && free $((first + i + 10000)) || continue 2
         done
         echo "$first"
         return
     done
-    die 'no free ports between 20000 and 32000'
+    die 'no free ports between 20000 and 22700'
 }
 
 start() { # port, settings…

@@ -183,8 +183,12 @@ impl Connection {
                     .tcp_settings(crate::config::tcp())
                     .connection_timeout(config.connect_timeout)
                     .response_timeout(config.connect_timeout);
+                // Certificates alone would turn TLS on.
                 #[cfg(feature = "tls")]
-                let client = client.certs(config.certificates.clone());
+                let client = match nodes.first().map(ConnectionInfo::addr) {
+                    Some(redis::ConnectionAddr::TcpTls { .. }) => client.certs(config.certificates.clone()),
+                    _ => client,
+                };
                 Ok(Self::Cluster(client.build()?.get_async_connection().await?))
             }
         }
