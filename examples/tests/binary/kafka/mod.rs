@@ -181,6 +181,8 @@ impl Kafka {
                     headers.for_each(|header| batch.push_header(header.key, header.value));
                 }
                 Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                // A broker may be dead for good: the others have the records.
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure)) => {}
                 Err(error) => panic!("{error}"),
             }
         }
