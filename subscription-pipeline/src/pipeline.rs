@@ -146,8 +146,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// The counters by which gateways decide, to be told what tenants have used of their open windows: within
-    /// milliseconds, beside the lake and without waiting for it, and again where they were lost.
+    /// The counters by which gateways decide, to be told what tenants have used of their open windows: once a batch
+    /// is applied, without waiting for its commit, and again where they were lost.
     pub fn counters(mut self, counters: Arc<dyn CounterStore>) -> Self {
         self.counters = Some(counters);
         self
