@@ -106,14 +106,14 @@ fn a_lake_that_may_only_be_read() {
     assert_eq!(bench.ledger(), Ledger::of(150));
 }
 
-/// On a file system of 2 MiB, which then grows.
+/// On a file system of 1 MiB, which then grows.
 #[test]
 fn a_disk_that_fills() {
     let bench = Bench::new();
     bench.write("in", events(0..30_000));
     std::fs::create_dir(bench.path("small")).expect("a folder");
     let script = format!(
-        "mount -t tmpfs -o size=2m none small || exit 99
+        "mount -t tmpfs -o size=1m none small || exit 99
          {pipeline} run --input in --lake small/lake --commit-interval 50ms --quiet > out 2> err; echo $? > code
          {pipeline} verify --lake small/lake > verified 2>&1; echo $? >> code
          mount -o remount,size=64m small || exit 99
