@@ -1,18 +1,17 @@
 //! Appended rows, as files by the table's date.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
-use deltalake::arrow::array::ArrayRef;
 use deltalake::parquet::errors::ParquetError;
+use rayon::prelude::*;
 use subscription_core::{Admitted, Table, TableCommit, Timestamp};
 
-use crate::columns::batch;
+use crate::columns::Rows;
 use crate::config::Compression;
-use crate::file::{BATCH_ROWS, Bounds, Content, Encoded, FILE_BYTES, FileWriter, Span};
-
-/// Bytes of texts that are built in memory before they are handed to the Parquet writer; Arrow's offsets hold 2^31.
-const BATCH_BYTES: usize = 32 << 20;
+use crate::file::{Bounds, Content, Encoded, FileWriter, ROW_GROUP_BYTES, ROW_GROUP_ROWS, Span};
+use crate::schema::Layout;
 
 /// What a table takes of the rows of a commit.
 pub(crate) struct Input<'a> {
@@ -60,53 +59,98 @@ impl<T> ByDate<T> {
         self.0.entry(time.days()).or_insert_with(|| (time, Vec::new())).1.push(row);
     }
 
-    /// Each date with its rows.
-    pub(crate) fn dates(self) -> impl Iterator<Item = (String, Vec<T>)> {
-        self.0.into_values().map(|(time, rows)| (time.date(), rows))
+    /// The files of all dates; see [`files`].
+    pub(crate) fn files<C: Rows>(
+        self,
+        input: &Input<'_>,
+        origin: impl Fn(&T) -> Origin + Sync,
+        append: impl Fn(&mut C, &T) -> Result<(), ParquetError> + Sync,
+    ) -> Result<Vec<Encoded>, ParquetError>
+    where
+        T: Sync,
+    {
+        let dates: Vec<_> = self.0.into_values().collect();
+        let of_date = |(time, rows): &(Timestamp, Vec<T>)| files(input, &time.date(), rows, &origin, &append);
+        let files = dates.par_iter().map(of_date).collect::<Result<Vec<_>, _>>()?;
+        Ok(files.into_iter().flatten().collect())
     }
 }
 
-/// Writes the files of one date.
-pub(crate) struct Appender<'a> {
-    input: &'a Input<'a>,
-    date: String,
-    time_column: &'static str,
-    left: usize,
-    writer: Option<FileWriter>,
-    spans: Vec<Span>,
-    place: HashMap<u32, usize>,
-    times: Option<(Timestamp, Timestamp)>,
-    offsets: (u64, u64),
-    batch: (usize, usize),
-    bytes: usize,
-    files: Vec<Encoded>,
+/// Bytes of texts, about, after which another file is begun.
+const FILE_BYTES: usize = 1 << 30;
+
+/// Where a row comes from, and how long its texts are.
+pub(crate) struct Origin {
+    pub(crate) partition: u32,
+    pub(crate) offset: u64,
+    /// What the table has as its time.
+    pub(crate) time: Timestamp,
+    pub(crate) bytes: usize,
 }
 
-impl<'a> Appender<'a> {
-    /// For `rows` rows, whose times are in `time_column`.
-    pub(crate) fn new(input: &'a Input<'a>, date: String, time_column: &'static str, rows: usize) -> Self {
-        Self {
-            input,
-            date,
-            time_column,
-            left: rows,
-            writer: None,
-            spans: Vec::new(),
-            place: HashMap::new(),
-            times: None,
-            offsets: (u64::MAX, 0),
-            batch: (0, 0),
-            bytes: 0,
-            files: Vec::new(),
+/// The files of rows of one date; `append` adds a row to the columns. Row groups are encoded side by side, on as many
+/// threads as Rayon's pool has.
+pub(crate) fn files<R: Sync, C: Rows>(
+    input: &Input<'_>,
+    date: &str,
+    rows: &[R],
+    origin: impl Fn(&R) -> Origin,
+    append: impl Fn(&mut C, &R) -> Result<(), ParquetError> + Sync,
+) -> Result<Vec<Encoded>, ParquetError> {
+    let (mut files, mut left) = (Vec::new(), rows);
+    while !left.is_empty() {
+        let mut outline = Outline::default();
+        for row in left {
+            outline.add(origin(row));
+            if outline.bytes >= FILE_BYTES {
+                break;
+            }
         }
+        let (rows, rest) = left.split_at(outline.rows());
+        left = rest;
+        let writer = FileWriter::new(input.table, date.to_owned(), rows.len(), input.codec)?;
+        let groups: Vec<&[R]> = outline.groups.iter().map(|group| &rows[group.clone()]).collect();
+        let encode = |(index, rows): (usize, &&[R])| writer.row_group(index, rows, &append);
+        let groups = groups.par_iter().enumerate().map(encode).collect::<Result<_, _>>()?;
+        let (content, bounds) = outline.finish(input);
+        files.push(writer.finish(groups, &content, &bounds, input.now)?);
+    }
+    Ok(files)
+}
+
+/// What is known of a file before it is encoded.
+#[derive(Default)]
+struct Outline {
+    /// Its row groups, as places of rows.
+    groups: Vec<Range<usize>>,
+    group_bytes: usize,
+    bytes: usize,
+    spans: Vec<Span>,
+    /// Where a partition's span is.
+    places: HashMap<u32, usize>,
+    times: Option<(Timestamp, Timestamp)>,
+}
+
+impl Outline {
+    fn rows(&self) -> usize {
+        self.groups.last().map_or(0, |group| group.end)
     }
 
-    /// Tells of a row that was appended to the columns; answers whether it is time to [`Appender::write`] them.
-    pub(crate) fn row(&mut self, partition: u32, offset: u64, time: Timestamp, bytes: usize) -> bool {
+    fn add(&mut self, Origin { partition, offset, time, bytes }: Origin) {
+        let rows = self.rows();
+        match self.groups.last_mut() {
+            Some(group) if group.len() < ROW_GROUP_ROWS && self.group_bytes < ROW_GROUP_BYTES => group.end += 1,
+            _ => {
+                self.groups.push(rows..rows + 1);
+                self.group_bytes = 0;
+            }
+        }
+        self.group_bytes += bytes;
+        self.bytes += bytes;
         let spans = &mut self.spans;
         let place = match spans.last() {
             Some(last) if last.partition == partition => spans.len() - 1,
-            _ => *self.place.entry(partition).or_insert_with(|| {
+            _ => *self.places.entry(partition).or_insert_with(|| {
                 spans.push(Span { partition, first: offset, last: offset, rows: 0 });
                 spans.len() - 1
             }),
@@ -114,49 +158,18 @@ impl<'a> Appender<'a> {
         let span = &mut spans[place];
         (span.first, span.last, span.rows) = (span.first.min(offset), span.last.max(offset), span.rows + 1);
         self.times = Some(self.times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
-        self.offsets = (self.offsets.0.min(offset), self.offsets.1.max(offset));
-        self.batch = (self.batch.0 + 1, self.batch.1 + bytes);
-        self.batch.0 >= BATCH_ROWS || self.batch.1 >= BATCH_BYTES
     }
 
-    /// Writes the columns of the rows told of since the last time.
-    pub(crate) fn write(&mut self, columns: Vec<ArrayRef>) -> Result<(), ParquetError> {
-        let batch = batch(self.input.table, columns)?;
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => none.insert(FileWriter::new(self.input.table, self.date.clone(), self.left, self.input.codec)?),
-        };
-        writer.write(&batch)?;
-        self.left = self.left.saturating_sub(batch.num_rows());
-        self.bytes += self.batch.1;
-        self.batch = (0, 0);
-        if self.bytes >= FILE_BYTES { self.close() } else { Ok(()) }
-    }
-
-    /// The files.
-    pub(crate) fn finish(mut self) -> Result<Vec<Encoded>, ParquetError> {
-        self.close()?;
-        Ok(self.files)
-    }
-
-    fn close(&mut self) -> Result<(), ParquetError> {
-        let Some(writer) = self.writer.take() else { return Ok(()) };
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.sort_by_key(|span| span.partition);
+    fn finish(mut self, input: &Input<'_>) -> (Content, Bounds) {
+        self.spans.sort_by_key(|span| span.partition);
         let mut bounds = Bounds::default();
-        if let (Some(first), Some(last), Some((from, to))) = (spans.first(), spans.last(), self.times.take()) {
+        if let (Some(first), Some(last), Some((from, to))) = (self.spans.first(), self.spans.last(), self.times) {
+            let offsets =
+                (self.spans.iter().map(|span| span.first).min(), self.spans.iter().map(|span| span.last).max());
             bounds.number("partition", first.partition, last.partition);
-            bounds.number("offset", self.offsets.0, self.offsets.1);
-            bounds.time(self.time_column, from, to);
+            bounds.number("offset", offsets.0, offsets.1);
+            bounds.time(Layout::of(input.table).time, from, to);
         }
-        let content = Content::Spans(self.input.topic.clone(), spans.into());
-        self.files.push(writer.finish(&content, &bounds, self.input.now)?);
-        self.place.clear();
-        self.offsets = (u64::MAX, 0);
-        self.bytes = 0;
-        Ok(())
+        (Content::Spans(input.topic.clone(), self.spans.into()), bounds)
     }
 }

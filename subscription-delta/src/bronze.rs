@@ -2,10 +2,10 @@
 
 use deltalake::arrow::array::{BinaryBuilder, Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
 use deltalake::parquet::errors::ParquetError;
-use subscription_core::{Record, Table};
+use subscription_core::{Record, RecordBatch};
 
-use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Headers, Payloads, Rows as _, rows};
+use crate::append::{ByDate, Input, Origin};
+use crate::columns::{Headers, Payloads, rows};
 use crate::file::Encoded;
 
 rows!(Bronze {
@@ -42,30 +42,16 @@ pub(crate) fn bronze(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
             }
         }
     }
-    let mut files = Vec::new();
-    let mut columns = Bronze::new(Table::Bronze);
-    for (date, records) in dates.dates() {
-        let mut appender = Appender::new(input, date, "record_timestamp", records.len());
-        for (batch, record) in records {
-            let partition = batch.partition();
-            columns.topic.append_value(input.topic);
-            columns.partition.append_value(partition as i32);
-            columns.offset.append_value(record.offset() as i64);
-            columns.record_timestamp.append_value(record.timestamp().micros());
-            columns.key.append_option(record.key());
-            columns.headers.append(record.headers());
-            columns
-                .payload
-                .append(batch, &record)
-                .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
-            if appender.row(partition, record.offset(), record.timestamp(), bytes(&record)) {
-                appender.write(columns.take())?;
-            }
-        }
-        appender.write(columns.take())?;
-        files.extend(appender.finish()?);
-    }
-    Ok(files)
+    dates.files(input, origin, |columns: &mut Bronze, (batch, record)| {
+        columns.topic.append_value(input.topic);
+        columns.partition.append_value(batch.partition() as i32);
+        columns.offset.append_value(record.offset() as i64);
+        columns.record_timestamp.append_value(record.timestamp().micros());
+        columns.key.append_option(record.key());
+        columns.headers.append(record.headers());
+        let appended = columns.payload.append(batch, record);
+        appended.map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))
+    })
 }
 
 /// The files of `dead_letter`.
@@ -75,35 +61,27 @@ pub(crate) fn dead_letter(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetErro
         for dead in &batch.dead {
             let record = batch.records.get(dead.index as usize);
             if (from..to).contains(&record.offset()) {
-                dates.push(record.timestamp(), (batch.records.partition(), record, dead));
+                dates.push(record.timestamp(), (&batch.records, record, dead));
             }
         }
     }
-    let mut files = Vec::new();
-    let mut columns = Dead::new(Table::DeadLetter);
-    for (date, records) in dates.dates() {
-        let mut appender = Appender::new(input, date, "record_timestamp", records.len());
-        for (partition, record, dead) in records {
-            columns.topic.append_value(input.topic);
-            columns.partition.append_value(partition as i32);
-            columns.offset.append_value(record.offset() as i64);
-            columns.record_timestamp.append_value(record.timestamp().micros());
-            columns.key.append_option(record.key());
-            columns.headers.append(record.headers());
-            columns.payload.append_option(record.payload());
-            columns.payload_length.append_value(record.payload_len() as i64);
-            columns.error_code.append_value(dead.code);
-            columns.error.append_value(&dead.error);
-            if appender.row(partition, record.offset(), record.timestamp(), bytes(&record)) {
-                appender.write(columns.take())?;
-            }
-        }
-        appender.write(columns.take())?;
-        files.extend(appender.finish()?);
-    }
-    Ok(files)
+    let origin = |(batch, record, _): &(_, _, _)| origin(&(*batch, *record));
+    dates.files(input, origin, |columns: &mut Dead, (batch, record, dead)| {
+        columns.topic.append_value(input.topic);
+        columns.partition.append_value(batch.partition() as i32);
+        columns.offset.append_value(record.offset() as i64);
+        columns.record_timestamp.append_value(record.timestamp().micros());
+        columns.key.append_option(record.key());
+        columns.headers.append(record.headers());
+        columns.payload.append_option(record.payload());
+        columns.payload_length.append_value(record.payload_len() as i64);
+        columns.error_code.append_value(dead.code);
+        columns.error.append_value(&dead.error);
+        Ok(())
+    })
 }
 
-fn bytes(record: &Record<'_>) -> usize {
-    record.payload().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len)
+fn origin((batch, record): &(&RecordBatch, Record<'_>)) -> Origin {
+    let bytes = record.payload().map_or(0, <[u8]>::len) + record.key().map_or(0, <[u8]>::len);
+    Origin { partition: batch.partition(), offset: record.offset(), time: record.timestamp(), bytes }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use deltalake::arrow::array::{
-    ArrayBuilder as _, ArrayRef, BinaryBuilder, BooleanBufferBuilder, BooleanBuilder, Decimal128Builder,
-    Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, RecordBatch, StringArray, StringBuilder,
-    StringViewBuilder, StructArray, TimestampMicrosecondBuilder,
+    ArrayBuilder as _, ArrayRef, BinaryBuilder, BinaryViewBuilder, BooleanBufferBuilder, BooleanBuilder,
+    Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, ListArray, MapArray, StringBuilder, StructArray,
+    TimestampMicrosecondBuilder,
 };
 use deltalake::arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use deltalake::arrow::datatypes::{DataType, FieldRef, Fields};
@@ -73,43 +73,16 @@ macro_rules! bytes_column {
 }
 bytes_column!(StringBuilder, BinaryBuilder);
 
-/// A column of the texts of accepted events, whose bytes are known to be UTF-8: checked again once a batch, not once
-/// a text.
-pub(crate) struct Utf8(BinaryBuilder);
-
-impl Utf8 {
-    pub(crate) fn append_value(&mut self, text: impl AsRef<[u8]>) {
-        self.0.append_value(text);
-    }
-
-    pub(crate) fn append_option(&mut self, text: Option<impl AsRef<[u8]>>) {
-        self.0.append_option(text);
-    }
-}
-
-impl Column for Utf8 {
-    fn empty(data_type: &DataType) -> Self {
-        Self(BinaryBuilder::empty(data_type))
-    }
-
-    fn take(&mut self) -> ArrayRef {
-        let (rows, bytes) = (self.0.len(), self.0.values_slice().len());
-        let texts = StringArray::from(self.0.finish());
-        self.0 = BinaryBuilder::with_capacity(rows, bytes);
-        Arc::new(texts)
-    }
-}
-
 /// A column of the payloads of records, left where they are.
 pub(crate) struct Payloads {
-    views: StringViewBuilder,
+    views: BinaryViewBuilder,
     /// The batch of records that the last block is the memory of, by its address.
     block: Option<(*const Records, u32)>,
 }
 
 impl Payloads {
     /// # Errors
-    /// If the payload is no UTF-8.
+    /// If the payload lies outside of the memory of its batch.
     pub(crate) fn append(&mut self, batch: &Records, record: &Record<'_>) -> Result<(), ArrowError> {
         let (start, len) = (record.payload_start().unwrap_or_default(), record.payload().map_or(0, <[u8]>::len));
         let block = match self.block {
@@ -126,7 +99,7 @@ impl Payloads {
 
 impl Column for Payloads {
     fn empty(_: &DataType) -> Self {
-        Self { views: StringViewBuilder::new(), block: None }
+        Self { views: BinaryViewBuilder::new(), block: None }
     }
 
     fn take(&mut self) -> ArrayRef {
@@ -252,14 +225,11 @@ fn structure(field: &FieldRef, columns: Vec<ArrayRef>) -> StructArray {
 
 /// Columns that are built row by row, side by side.
 pub(crate) trait Rows: Sized {
-    /// Their names, in order.
-    const NAMES: &[&str];
-
-    /// For the columns of a table's files from the one at `first` on.
+    /// For the next columns of a table's files.
     ///
     /// # Panics
     /// If they have other names.
-    fn from_column(table: Table, first: usize) -> Self;
+    fn for_fields<'a>(fields: &mut impl Iterator<Item = &'a FieldRef>) -> Self;
 
     /// What was appended; the columns are empty after it.
     fn take(&mut self) -> Vec<ArrayRef>;
@@ -267,16 +237,29 @@ pub(crate) trait Rows: Sized {
     /// For all columns of a table's files.
     ///
     /// # Panics
-    /// If they have other names.
+    /// If they have other names, or there are more.
     fn new(table: Table) -> Self {
-        assert_eq!(Self::NAMES.len(), Layout::of(table).file.fields().len(), "columns of {}", table.name());
-        Self::from_column(table, 0)
+        let mut fields = Layout::of(table).file.fields().iter();
+        let rows = Self::for_fields(&mut fields);
+        assert_eq!(fields.next(), None, "columns of {}", table.name());
+        rows
     }
 }
 
-/// What was appended to the columns of a table's files.
-pub(crate) fn batch(table: Table, columns: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
-    RecordBatch::try_new(Layout::of(table).file.clone(), columns)
+/// The columns of one and, where the table has further ones, those of the other.
+impl<A: Rows, B: Rows> Rows for (A, Option<B>) {
+    fn for_fields<'a>(fields: &mut impl Iterator<Item = &'a FieldRef>) -> Self {
+        let first = A::for_fields(fields);
+        let mut fields = fields.peekable();
+        let more = fields.peek().is_some();
+        (first, more.then(|| B::for_fields(&mut fields)))
+    }
+
+    fn take(&mut self) -> Vec<ArrayRef> {
+        let mut columns = self.0.take();
+        columns.extend(self.1.iter_mut().flat_map(Rows::take));
+        columns
+    }
 }
 
 /// A struct of columns, in the order of a table's.
@@ -287,10 +270,9 @@ macro_rules! rows {
         }
 
         impl $crate::columns::Rows for $name {
-            const NAMES: &[&str] = &[$(stringify!($column)),*];
-
-            fn from_column(table: subscription_core::Table, first: usize) -> Self {
-                let mut fields = $crate::schema::Layout::of(table).file.fields().iter().skip(first);
+            fn for_fields<'a>(
+                fields: &mut impl Iterator<Item = &'a deltalake::arrow::datatypes::FieldRef>,
+            ) -> Self {
                 Self {
                     $($column: {
                         let field = fields.next().expect("a field for each column");

@@ -36,8 +36,8 @@ pub struct DeltaConfig {
 pub enum Compression {
     /// Not at all.
     None,
-    /// Zstandard, level 1, for payloads, which are most of the bytes, and Snappy for all else, whose pages are too small to be
-    /// worth a Zstandard context each.
+    /// Zstandard, level 1, for payloads, which are most of the bytes; nothing for ids, in which nothing repeats; and Snappy for
+    /// all else, whose pages are too small to be worth a Zstandard context each.
     #[default]
     Balanced,
     /// Snappy: what every reader knows.

@@ -6,30 +6,32 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use deltalake::arrow::array::RecordBatch;
-use deltalake::arrow::datatypes::SchemaRef;
 use deltalake::kernel::{Add, Remove};
 use deltalake::logstore::object_store::path::Path;
-use deltalake::parquet::arrow::ArrowWriter;
-use deltalake::parquet::arrow::arrow_writer::ArrowWriterOptions;
+use deltalake::parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+};
 use deltalake::parquet::basic::{Compression as Codec, ZstdLevel};
 use deltalake::parquet::errors::ParquetError;
-use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use deltalake::parquet::file::writer::SerializedFileWriter;
 use deltalake::parquet::schema::types::ColumnPath;
 use serde_json::{Map, Value, json};
 use subscription_core::{RangeKey, Table, Timestamp};
 use uuid::Uuid;
 
+use crate::columns::Rows;
 use crate::config::Compression;
 use crate::schema::Layout;
 
 /// Rows of a row group: the unit of reading.
 pub(crate) const ROW_GROUP_ROWS: usize = 32_768;
-/// Bytes of a row group, so that long payloads do not make a huge one.
-const ROW_GROUP_BYTES: usize = 32 << 20;
-/// Rows that are built in memory before they are handed to the Parquet writer.
-pub(crate) const BATCH_ROWS: usize = 8_192;
-/// Bytes of rows, about, after which another file is begun.
-pub(crate) const FILE_BYTES: usize = 1 << 30;
+/// Bytes of texts after which another row group is begun: long payloads shall not make a huge one, and Arrow's offsets hold
+/// 2^31.
+pub(crate) const ROW_GROUP_BYTES: usize = 32 << 20;
+/// Rows that are built in memory before they are handed to the Parquet writer: few, so that they are still in the
+/// processor's cache.
+const BATCH_ROWS: usize = 2_048;
 
 const TOPIC: &str = "subscription.topic";
 const SPANS: &str = "subscription.spans";
@@ -229,13 +231,16 @@ pub(crate) struct Encoded {
     pub(crate) add: Add,
 }
 
+/// A row group that is encoded: its columns.
+pub(crate) type RowGroup = Vec<ArrowColumnChunk>;
+
 /// Writes a data file in memory.
 pub(crate) struct FileWriter {
     table: Table,
     partition_value: String,
     codec: Compression,
-    writer: ArrowWriter<Vec<u8>>,
-    rows: u64,
+    properties: WriterPropertiesPtr,
+    columns: ArrowRowGroupWriterFactory,
 }
 
 impl FileWriter {
@@ -246,23 +251,57 @@ impl FileWriter {
         rows: usize,
         codec: Compression,
     ) -> Result<Self, ParquetError> {
-        // The schema in Arrow's own form is two kilobytes of every small file, and says nothing that Parquet's does not.
-        let options =
-            ArrowWriterOptions::new().with_skip_arrow_metadata(true).with_properties(properties(table, rows, codec));
-        let schema: SchemaRef = Layout::of(table).file.clone();
-        let writer = ArrowWriter::try_new_with_options(Vec::new(), schema, options)?;
-        Ok(Self { table, partition_value, codec, writer, rows: 0 })
+        let layout = Layout::of(table);
+        let properties = Arc::new(properties(table, rows, codec));
+        // Only to learn how columns are written: what is written to is made once its size is known.
+        let nowhere = SerializedFileWriter::new(std::io::sink(), layout.parquet.root_schema_ptr(), properties.clone())?;
+        let columns = ArrowRowGroupWriterFactory::new(&nowhere, layout.file.clone());
+        Ok(Self { table, partition_value, codec, properties, columns })
     }
 
-    /// Adds rows.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.rows += batch.num_rows() as u64;
-        self.writer.write(batch)
+    /// Encodes rows as the row group with this number. Those of a file can be encoded side by side.
+    pub(crate) fn row_group<R, C: Rows>(
+        &self,
+        index: usize,
+        rows: &[R],
+        append: impl Fn(&mut C, &R) -> Result<(), ParquetError>,
+    ) -> Result<RowGroup, ParquetError> {
+        let mut columns = C::new(self.table);
+        let mut writers = self.columns.create_column_writers(index)?;
+        for rows in rows.chunks(BATCH_ROWS) {
+            rows.iter().try_for_each(|row| append(&mut columns, row))?;
+            let batch = RecordBatch::try_new(Layout::of(self.table).file.clone(), columns.take())?;
+            let mut writers = writers.iter_mut();
+            for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+                let leaves = compute_leaves(field, column)?;
+                // The leaf first: `zip` asks its left side, and takes nothing from the right where that has ended.
+                leaves.iter().zip(writers.by_ref()).try_for_each(|(leaf, writer)| writer.write(leaf))?;
+            }
+        }
+        writers.into_iter().map(ArrowColumnWriter::close).collect()
     }
 
     /// The file and its add.
-    pub(crate) fn finish(self, content: &Content, bounds: &Bounds, now: Timestamp) -> Result<Encoded, ParquetError> {
-        let bytes = Bytes::from(self.writer.into_inner()?);
+    pub(crate) fn finish(
+        self,
+        groups: Vec<RowGroup>,
+        content: &Content,
+        bounds: &Bounds,
+        now: Timestamp,
+    ) -> Result<Encoded, ParquetError> {
+        let closed = || groups.iter().flatten().map(ArrowColumnChunk::close);
+        let bytes: u64 = closed().map(|column| column.bytes_written).sum();
+        let rows: u64 = groups.iter().filter_map(|group| group.first()).map(|column| column.close().rows_written).sum();
+        // With room for Bloom filters and the footer, so that nothing is copied to grow.
+        let out = Vec::with_capacity((bytes + 4 * rows + 8_192) as usize);
+        let schema = Layout::of(self.table).parquet.root_schema_ptr();
+        let mut writer = SerializedFileWriter::new(out, schema, self.properties)?;
+        for group in groups {
+            let mut columns = writer.next_row_group()?;
+            group.into_iter().try_for_each(|column| column.append_to_row_group(&mut columns))?;
+            columns.close()?;
+        }
+        let bytes = Bytes::from(writer.into_inner()?);
         let column = self.table.partition_column();
         let extension = match self.codec {
             Compression::None | Compression::Balanced => "",
@@ -273,7 +312,7 @@ impl FileWriter {
         let path = format!("{column}={}/part-{}{extension}.parquet", self.partition_value, Uuid::new_v4());
         let nulls: Map<String, Value> = bounds.least.keys().map(|column| (column.clone(), json!(0))).collect();
         let stats = json!({
-            "numRecords": self.rows,
+            "numRecords": rows,
             "minValues": bounds.least,
             "maxValues": bounds.greatest,
             "nullCount": nulls,
@@ -293,7 +332,7 @@ impl FileWriter {
 }
 
 /// Columns that hardly ever repeat a value: a dictionary of them is work for nothing.
-const UNIQUE: [&str; 13] = [
+const UNIQUE: [&str; 15] = [
     "offset",
     "record_timestamp",
     "ingestion_timestamp",
@@ -306,6 +345,8 @@ const UNIQUE: [&str; 13] = [
     "trace_id",
     "emitter_sequence",
     "response_time_ms",
+    "request_size_bytes",
+    "response_size_bytes",
     "state",
 ];
 
@@ -319,8 +360,6 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
             Compression::Lz4 => Codec::LZ4_RAW,
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         })
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_statistics_enabled(EnabledStatistics::None)
         // Pages have no statistics, so nobody would look at their places.
         .set_offset_index_disabled(true);
@@ -335,6 +374,10 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
     if codec == Compression::Balanced {
         let payload = ColumnPath::from("payload");
         properties = properties.set_column_compression(payload, Codec::ZSTD(ZstdLevel::default()));
+        // Nothing in them repeats.
+        for id in ["event_id", "request_id", "trace_id"] {
+            properties = properties.set_column_compression(ColumnPath::from(id), Codec::UNCOMPRESSED);
+        }
     }
     if table == Table::Silver {
         let id = ColumnPath::from("event_id");

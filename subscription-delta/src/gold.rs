@@ -14,10 +14,10 @@ use subscription_core::{
 };
 use uuid::Uuid;
 
-use crate::columns::{Rows as _, Texts, batch, rows};
+use crate::columns::{Rows, Texts, rows};
 use crate::config::Compression;
 use crate::error::Doing;
-use crate::file::{BATCH_ROWS, Bounds, Content, Encoded, FileWriter, Range};
+use crate::file::{Bounds, Content, Encoded, FileWriter, ROW_GROUP_ROWS, Range, RowGroup};
 use crate::values::Values;
 
 rows!(Usage {
@@ -110,45 +110,43 @@ pub(crate) fn encode(
 ) -> Result<Encoded, ParquetError> {
     let start = write.first.window_start;
     let value = if write.table == Table::UsageMonth { start.month() } else { start.date() };
-    let mut writer = FileWriter::new(write.table, value, write.rows.len(), codec)?;
+    let partition = write.partition;
     let mut bounds = Bounds::default();
-    bounds.number("partition", write.partition, write.partition);
+    bounds.number("partition", partition, partition);
     bounds.time("window_start", write.first.window_start, write.last.window_start);
-    match &write.rows {
+    let writer = FileWriter::new(write.table, value, write.rows.len(), codec)?;
+    let groups = match &write.rows {
         GoldRows::Usage(rows) => {
-            let mut columns = Usage::from_column(write.table, 0);
-            let mut bill =
-                (write.table == Table::UsageMonth).then(|| Bill::from_column(write.table, Usage::NAMES.len()));
-            for rows in rows.chunks(BATCH_ROWS) {
-                rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                let mut arrays = columns.take();
-                if let Some(bill) = &mut bill {
-                    rows.iter().for_each(|row| bill.append(row));
-                    arrays.extend(bill.take());
-                }
-                writer.write(&batch(write.table, arrays)?)?;
-            }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
+            row_groups(&writer, rows, |(usage, bill): &mut (Usage, Option<Bill>), row| {
+                usage.append(topic, partition, row);
+                bill.iter_mut().for_each(|bill| bill.append(row));
+            })
         }
         GoldRows::Endpoint(rows) => {
-            let mut columns = Endpoint::new(write.table);
-            for rows in rows.chunks(BATCH_ROWS) {
-                rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                writer.write(&batch(write.table, columns.take())?)?;
-            }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
+            row_groups(&writer, rows, |columns: &mut Endpoint, row| columns.append(topic, partition, row))
         }
         GoldRows::Alerts(rows) => {
-            let mut columns = Alerts::new(write.table);
-            for rows in rows.chunks(BATCH_ROWS) {
-                rows.iter().for_each(|row| columns.append(topic, write.partition, row));
-                writer.write(&batch(write.table, columns.take())?)?;
-            }
             bound_tenants(&mut bounds, rows.iter().map(|row| &row.tenant_id));
+            row_groups(&writer, rows, |columns: &mut Alerts, row| columns.append(topic, partition, row))
         }
-    }
-    let range = Range { partition: write.partition, first: write.first.clone(), last: write.last.clone() };
-    writer.finish(&Content::Range(topic.clone(), range.into()), &bounds, now)
+    }?;
+    let range = Range { partition, first: write.first.clone(), last: write.last.clone() };
+    writer.finish(groups, &Content::Range(topic.clone(), range.into()), &bounds, now)
+}
+
+fn row_groups<R, C: Rows>(
+    writer: &FileWriter,
+    rows: &[R],
+    append: impl Fn(&mut C, &R),
+) -> Result<Vec<RowGroup>, ParquetError> {
+    let append = |columns: &mut C, row: &R| {
+        append(columns, row);
+        Ok(())
+    };
+    let groups = rows.chunks(ROW_GROUP_ROWS).enumerate();
+    groups.map(|(index, rows)| writer.row_group(index, rows, append)).collect()
 }
 
 fn bound_tenants<'a>(bounds: &mut Bounds, tenants: impl Iterator<Item = &'a Arc<str>> + Clone) {

@@ -6,15 +6,19 @@ use std::sync::LazyLock;
 use deltalake::arrow::datatypes::{DataType as Arrow, Field, FieldRef, Schema, SchemaRef};
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
 use deltalake::kernel::{ArrayType, DataType, MapType, Metadata, Protocol, StructField, StructType};
+use deltalake::parquet::arrow::ArrowSchemaConverter;
+use deltalake::parquet::schema::types::SchemaDescPtr;
 use deltalake::schema::MetadataValue;
 use subscription_core::{Error, ErrorKind, Money, Result, Table, Units};
 
 /// A column as it is handed to the writer. Bronze's payloads are most of all bytes: views of where they are anyway.
+/// Silver's texts are slices of payloads that were found to be UTF-8: as bytes nobody checks them again.
 fn as_written(table: Table, field: &FieldRef) -> FieldRef {
-    if table == Table::Bronze && field.name() == "payload" {
-        return Field::clone(field).with_data_type(Arrow::Utf8View).into();
+    match table {
+        Table::Bronze if field.name() == "payload" => Field::clone(field).with_data_type(Arrow::BinaryView).into(),
+        Table::Silver if *field.data_type() == Arrow::Utf8 => Field::clone(field).with_data_type(Arrow::Binary).into(),
+        _ => field.clone(),
     }
-    field.clone()
 }
 
 /// Decimal places of `response_time_ms_sum`: whole microseconds.
@@ -33,6 +37,8 @@ pub(crate) struct Layout {
     /// Those that are in the data files, as they are handed to the writer: all but the partition column, whose value is
     /// in the log.
     pub(crate) file: SchemaRef,
+    /// The schema of the data files.
+    pub(crate) parquet: SchemaDescPtr,
     /// The columns with statistics in the log, which readers prune by.
     pub(crate) statistics: &'static [&'static str],
     /// The column of time among them.
@@ -78,9 +84,20 @@ impl Layout {
         }
         let columns = StructType::try_new(fields).expect("columns of different names");
         let arrow: Schema = (&columns).try_into_arrow().expect("types that Arrow has");
-        let in_files = arrow.fields().iter().filter(|field| field.name() != table.partition_column());
-        let file = Schema::new(in_files.map(|field| as_written(table, field)).collect::<Vec<_>>());
-        Self { table, row, columns, arrow: arrow.into(), file: file.into(), statistics, time, properties }
+        let in_files = || arrow.fields().iter().filter(|field| field.name() != table.partition_column());
+        let file = Schema::new(in_files().map(|field| as_written(table, field)).collect::<Vec<_>>());
+        let parquet = ArrowSchemaConverter::new().convert(&Schema::new(in_files().cloned().collect::<Vec<_>>()));
+        Self {
+            table,
+            row,
+            columns,
+            file: file.into(),
+            parquet: parquet.expect("types that Parquet has").into(),
+            arrow: arrow.into(),
+            statistics,
+            time,
+            properties,
+        }
     }
 
     /// Whether a table that is there can be written by the rules of the protocol that is known here.

@@ -1,50 +1,51 @@
 //! Rows of `silver_api_usage` and `quarantine_silver`.
 
 use deltalake::arrow::array::{
-    BooleanBuilder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
+    BinaryBuilder, BooleanBuilder, Decimal128Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
     TimestampMicrosecondBuilder,
 };
 use deltalake::parquet::errors::ParquetError;
-use subscription_core::{EventBatch, EventRow, Table, Timestamp};
+use rayon::prelude::*;
+use subscription_core::{EventBatch, EventRow, Record, Timestamp};
 use uuid::Uuid;
 
-use crate::append::{Appender, ByDate, Input};
-use crate::columns::{Pairs, Rows as _, Texts, Utf8, rows};
+use crate::append::{ByDate, Input, Origin, files};
+use crate::columns::{Pairs, Texts, rows};
 use crate::file::Encoded;
 
 rows!(Silver {
-    topic: Utf8,
+    topic: BinaryBuilder,
     partition: Int32Builder,
     offset: Int64Builder,
     record_timestamp: TimestampMicrosecondBuilder,
     ingestion_timestamp: TimestampMicrosecondBuilder,
     event_timestamp: TimestampMicrosecondBuilder,
     is_late: BooleanBuilder,
-    event_id: Utf8,
-    schema_version: Utf8,
-    tenant_id: Utf8,
-    api_key_id: Utf8,
-    user_id: Utf8,
-    endpoint: Utf8,
-    http_method: Utf8,
-    api_version: Utf8,
+    event_id: BinaryBuilder,
+    schema_version: BinaryBuilder,
+    tenant_id: BinaryBuilder,
+    api_key_id: BinaryBuilder,
+    user_id: BinaryBuilder,
+    endpoint: BinaryBuilder,
+    http_method: BinaryBuilder,
+    api_version: BinaryBuilder,
     response_status_code: Int32Builder,
     response_time_ms: Float64Builder,
-    subscription_plan: Utf8,
+    subscription_plan: BinaryBuilder,
     risk_score: Float64Builder,
     velocity_last_1min: Int64Builder,
     velocity_last_5min: Int64Builder,
     velocity_last_1hour: Int64Builder,
-    ip_address: Utf8,
-    country_code: Utf8,
-    region: Utf8,
-    user_agent: Utf8,
-    sdk_version: Utf8,
+    ip_address: BinaryBuilder,
+    country_code: BinaryBuilder,
+    region: BinaryBuilder,
+    user_agent: BinaryBuilder,
+    sdk_version: BinaryBuilder,
     request_size_bytes: Int64Builder,
     response_size_bytes: Int64Builder,
-    request_id: Utf8,
-    trace_id: Utf8,
-    emitter_id: Utf8,
+    request_id: BinaryBuilder,
+    trace_id: BinaryBuilder,
+    emitter_id: BinaryBuilder,
     emitter_sequence: Int64Builder,
     billable_units: Decimal128Builder,
     quota_cost: Int64Builder,
@@ -94,24 +95,24 @@ pub(crate) fn silver(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
         }
     }
     places.sort_unstable();
-    let mut files = Vec::new();
-    let mut columns = Silver::new(Table::Silver);
-    for places in places.chunk_by(|a, b| (a.day, a.behind) == (b.day, b.behind)) {
-        let mut appender = Appender::new(input, places[0].time.date(), "event_timestamp", places.len());
-        for place in places {
-            let admitted = batches[place.batch as usize].0;
-            let partition = admitted.records.partition();
-            let event = &admitted.accepted.rows()[place.row as usize];
-            columns.append(input.topic, partition, event, &admitted.accepted);
-            let bytes = text_bytes(event, &admitted.accepted);
-            if appender.row(partition, event.offset, event.event_timestamp, bytes) {
-                appender.write(columns.take())?;
-            }
-        }
-        appender.write(columns.take())?;
-        files.extend(appender.finish()?);
-    }
-    Ok(files)
+    let same_file = |a: &Place, b: &Place| (a.day, a.behind) == (b.day, b.behind);
+    let event = |place: &Place| {
+        let admitted = batches[place.batch as usize].0;
+        (admitted.records.partition(), &admitted.accepted.rows()[place.row as usize], &admitted.accepted)
+    };
+    let origin = |place: &Place| {
+        let (partition, event, batch) = event(place);
+        Origin { partition, offset: event.offset, time: event.event_timestamp, bytes: text_bytes(event, batch) }
+    };
+    let append = |columns: &mut Silver, place: &Place| {
+        let (partition, event, batch) = event(place);
+        columns.append(input.topic, partition, event, batch);
+        Ok(())
+    };
+    let places: Vec<&[Place]> = places.chunk_by(same_file).collect();
+    let of_date = |places: &&[Place]| files(input, &places[0].time.date(), places, origin, append);
+    let files = places.par_iter().map(of_date).collect::<Result<Vec<_>, _>>()?;
+    Ok(files.into_iter().flatten().collect())
 }
 
 impl Silver {
@@ -188,30 +189,23 @@ pub(crate) fn quarantine(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError
             }
         }
     }
-    let mut files = Vec::new();
-    let mut columns = Quarantine::new(Table::Quarantine);
-    for (date, records) in dates.dates() {
-        let mut appender = Appender::new(input, date, "record_timestamp", records.len());
-        for (partition, record, rejected) in records {
-            let payload = record.payload().unwrap_or_default();
-            let payload = std::str::from_utf8(payload)
-                .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
-            columns.topic.append_value(input.topic);
-            columns.partition.append_value(partition as i32);
-            columns.offset.append_value(record.offset() as i64);
-            columns.record_timestamp.append_value(record.timestamp().micros());
-            columns.payload.append_value(payload);
-            columns.event_id.append_option(rejected.event_id.as_deref());
-            columns.tenant_id.append_option(rejected.tenant_id.as_deref());
-            columns.quality_check_errors.append(rejected.errors.iter().map(String::as_str));
-            columns.quarantine_timestamp.append_value(record.timestamp().micros());
-            columns.reprocessed.append_value(false);
-            if appender.row(partition, record.offset(), record.timestamp(), payload.len()) {
-                appender.write(columns.take())?;
-            }
-        }
-        appender.write(columns.take())?;
-        files.extend(appender.finish()?);
-    }
-    Ok(files)
+    let origin = |(partition, record, _): &(u32, Record<'_>, _)| {
+        let bytes = record.payload().map_or(0, <[u8]>::len);
+        Origin { partition: *partition, offset: record.offset(), time: record.timestamp(), bytes }
+    };
+    dates.files(input, origin, |columns: &mut Quarantine, (partition, record, rejected)| {
+        let payload = std::str::from_utf8(record.payload().unwrap_or_default())
+            .map_err(|error| ParquetError::General(format!("record {}: {error}", record.offset())))?;
+        columns.topic.append_value(input.topic);
+        columns.partition.append_value(*partition as i32);
+        columns.offset.append_value(record.offset() as i64);
+        columns.record_timestamp.append_value(record.timestamp().micros());
+        columns.payload.append_value(payload);
+        columns.event_id.append_option(rejected.event_id.as_deref());
+        columns.tenant_id.append_option(rejected.tenant_id.as_deref());
+        columns.quality_check_errors.append(rejected.errors.iter().map(String::as_str));
+        columns.quarantine_timestamp.append_value(record.timestamp().micros());
+        columns.reprocessed.append_value(false);
+        Ok(())
+    })
 }

@@ -11,6 +11,7 @@ use deltalake::logstore::{StorageConfig, logstore_with, object_store_factories};
 use deltalake::parquet::errors::ParquetError;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt as _, TryStreamExt as _};
+use rayon::prelude::*;
 use subscription_core::{
     AcceptedId, Commit, Committed, Counter, DeadLetters, Error, ErrorKind, EventBatch, GoldRows, IdLookup,
     PartitionState, RangeId, RangeRef, RecordBatch, Result, Settings, Table, TablePosition, TableStore, Timestamp,
@@ -329,7 +330,7 @@ fn encode(
         Table::Quarantine => silver::quarantine(&input()),
         Table::Silver => silver::silver(&input()),
         table => {
-            let ranges = commit.ranges.iter().filter(|range| range.table == table);
+            let ranges = commit.ranges.par_iter().filter(|range| range.table == table);
             ranges.map(|range| gold::encode(&commit.topic, range, codec, now)).collect()
         }
     }
