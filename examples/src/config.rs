@@ -83,11 +83,11 @@ pub struct Settings {
     #[arg(long, value_name = "N", env = "PIPELINE_WORKERS", help_heading = "Tuning (changes no row)")]
     pub workers: Option<usize>,
 
-    /// Payload bytes read and not yet committed [default: 128MiB]
+    /// Payload bytes read and not yet committed [default: 96MiB]
     #[arg(long, value_name = "SIZE", env = "PIPELINE_MAX_UNCOMMITTED_BYTES", help_heading = "Tuning (changes no row)")]
     pub max_uncommitted_bytes: Option<Size>,
 
-    /// Memory of Gold rows [default: 384MiB]
+    /// Memory of Gold rows [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "PIPELINE_MAX_GOLD_BYTES", help_heading = "Tuning (changes no row)")]
     pub max_gold_bytes: Option<Size>,
 

@@ -136,16 +136,22 @@ impl Tenants {
 #[derive(Debug, Default)]
 pub(crate) struct Plans {
     names: Vec<Arc<str>>,
+    /// The id that was asked for last.
+    last: u32,
 }
 
 impl Plans {
     /// The id of a name, which is UTF-8.
     pub(crate) fn intern(&mut self, name: &[u8]) -> u32 {
-        let at = self.names.iter().position(|known| known.as_bytes() == name).unwrap_or_else(|| {
-            self.names.push(String::from_utf8_lossy(name).into());
-            self.names.len() - 1
-        });
-        at as u32
+        // A tenant's events come one after the other, and nearly all are on one plan.
+        if self.names.get(self.last as usize).is_none_or(|last| last.as_bytes() != name) {
+            let at = self.names.iter().position(|known| known.as_bytes() == name).unwrap_or_else(|| {
+                self.names.push(String::from_utf8_lossy(name).into());
+                self.names.len() - 1
+            });
+            self.last = at as u32;
+        }
+        self.last
     }
 
     pub(crate) fn name(&self, id: u32) -> &Arc<str> {

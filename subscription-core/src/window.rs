@@ -245,7 +245,9 @@ impl UsageState {
 
     /// The persisted form: a version, then integers in base 128, times and offsets as distances.
     fn encode(&self, start: Timestamp, plans: &Plans) -> Vec<u8> {
-        let mut out = Vec::with_capacity(96);
+        let plan = plans.name(self.plan);
+        // About what comes: there are hundreds of thousands of these at once.
+        let mut out = Vec::with_capacity(64 + plan.len() + self.latency.heap_bytes() / 4 + self.keys.heap_bytes());
         out.push(VERSION);
         for count in [
             self.total,
@@ -272,7 +274,6 @@ impl UsageState {
             varint::put(&mut out, self.risk_sum);
             varint::put_scaled(&mut out, self.risk_max, RISK_SCALE);
         }
-        let plan = plans.name(self.plan);
         varint::put(&mut out, plan.len() as u64);
         out.extend_from_slice(plan.as_bytes());
         varint::put(&mut out, (self.plan_of.0 - start.millis()) as u64);

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::partition::{Misrouted, PartitionCut};
 use crate::retry::Retry;
+use crate::worker::Cut;
 
 /// The tables of the first commit, in order. The table of rejects goes first, so that it never stands behind the
 /// table whose position decides where reading goes on.
@@ -52,6 +53,8 @@ pub(crate) struct RowsDone {
     pub(crate) took: Duration,
     pub(crate) misrouted: Vec<(u32, Misrouted)>,
     pub(crate) gold: Option<GoldPart>,
+    /// There is more Gold to be cut once that is committed.
+    pub(crate) gold_left: bool,
 }
 
 /// The part of a cut that a Gold commit takes.
@@ -77,12 +80,14 @@ impl Committer {
     pub(crate) async fn rows(
         &self,
         mut standing: BTreeMap<u32, Standing>,
-        replies: Vec<oneshot::Receiver<Result<Vec<PartitionCut>>>>,
+        replies: Vec<oneshot::Receiver<Result<Cut>>>,
     ) -> Result<RowsDone> {
-        let mut cuts = Vec::new();
+        let (mut cuts, mut gold_left) = (Vec::new(), false);
         for reply in replies {
             let gone = |_| Error::new(ErrorKind::Other, "a worker stopped before it handed over its rows");
-            cuts.extend(reply.await.map_err(gone)??);
+            let cut = reply.await.map_err(gone)??;
+            cuts.extend(cut.partitions);
+            gold_left |= cut.gold_left;
         }
         let started = self.clock.monotonic_nanos();
         let tables: Vec<TableCommit> = (0..ROW_TABLES.len())
@@ -130,7 +135,8 @@ impl Committer {
         }
         let took = Duration::from_nanos(self.clock.monotonic_nanos() - started);
         let misrouted = cuts.iter_mut().filter_map(|cut| Some((cut.partition, cut.misrouted.take()?))).collect();
-        Ok(RowsDone { standing, tables: moved, records, released, committed, took, misrouted, gold: gold_part(cuts) })
+        let gold = gold_part(cuts);
+        Ok(RowsDone { standing, tables: moved, records, released, committed, took, misrouted, gold, gold_left })
     }
 
     /// Shows alerts to their sinks and makes the rows of Gold durable.
@@ -225,13 +231,13 @@ fn counters(table: Table, cut: &PartitionCut) -> Vec<(Counter, i64)> {
     counters
 }
 
-/// The Gold of all partitions of a cut, in the order of the tables; `None` where the cut was not for Gold.
+/// The Gold of a cut, in the order of the tables; `None` where no partition handed over any.
 fn gold_part(cuts: Vec<PartitionCut>) -> Option<GoldPart> {
     let mut spans: BTreeMap<Table, Vec<TableSpan>> = BTreeMap::new();
     let mut part = GoldPart { tables: Vec::new(), ranges: Vec::new(), owners: Vec::new(), alerts: Vec::new() };
     for cut in cuts {
         part.alerts.extend(cut.alerts);
-        let gold = cut.gold?;
+        let Some(gold) = cut.gold else { continue };
         for (table, span) in gold.tables {
             spans.entry(table).or_default().push(span);
         }

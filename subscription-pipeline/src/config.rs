@@ -15,11 +15,11 @@ pub struct PipelineConfig {
     pub max_gold_interval: Duration,
     /// Threads that run the engines. Default: one a core.
     pub workers: usize,
-    /// Payload bytes read and not yet committed; reading waits at this. Default 128 MiB. A commit is made early
+    /// Payload bytes read and not yet committed; reading waits at this. Default 96 MiB. A commit is made early
     /// when half of it is reached.
     pub max_uncommitted_bytes: usize,
     /// Memory of Gold rows kept in the process; past it clean rows are dropped and changed ones committed early.
-    /// Default 384 MiB.
+    /// Default 256 MiB. While a Gold commit is made, about a sixth more.
     pub max_gold_bytes: usize,
     /// Ids of accepted events held exactly, for all partitions of the topic together, at about 40 bytes each. Older ones go
     /// into filters. Default 16 million.
@@ -50,8 +50,8 @@ impl Default for PipelineConfig {
             gold_interval: Duration::from_secs(10),
             max_gold_interval: Duration::from_secs(15 * 60),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            max_uncommitted_bytes: 128 << 20,
-            max_gold_bytes: 384 << 20,
+            max_uncommitted_bytes: 96 << 20,
+            max_gold_bytes: 256 << 20,
             max_dedup_ids: 16_000_000,
             max_dedup_filter_bytes: 128 << 20,
             on_gap: OnGap::default(),

@@ -138,6 +138,10 @@ impl Partition {
         })
     }
 
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.phase == Phase::Live
     }

@@ -21,7 +21,7 @@ use crate::partition::{Misrouted, Shared};
 use crate::pipeline::{Pipeline, RunReport};
 use crate::retry::Retry;
 use crate::settings;
-use crate::worker::{Gauges, Job, Limits, Report, Worker};
+use crate::worker::{Gauges, GoldCut, Job, Limits, Report, Worker};
 
 pub(crate) struct Run {
     name: String,
@@ -44,6 +44,9 @@ pub(crate) struct Run {
     /// Records were handed out, or caught up on, since the last cut of each kind.
     pub(crate) rows_due: bool,
     gold_due: bool,
+    /// Gold is committed some partitions at a time: whether others are to follow, and how long those so far took.
+    gold_left: bool,
+    gold_took: Duration,
     /// On the monotonic clock, in nanoseconds.
     started: u64,
     next_rows: u64,
@@ -103,6 +106,8 @@ impl Run {
             placed: false,
             rows_due: false,
             gold_due: false,
+            gold_left: false,
+            gold_took: Duration::ZERO,
             started,
             next_rows: started + nanos(config.commit_interval),
             next_gold: started + nanos(config.gold_interval.max(config.commit_interval)),
@@ -207,6 +212,7 @@ impl Run {
         };
         let (sender, reports) = mpsc::unbounded_channel();
         self.reports = reports;
+        self.gold_left = false;
         self.workers.clear();
         for i in 0..self.config.workers {
             let name = format!("usage-engine-{i}");
@@ -342,13 +348,17 @@ impl Run {
         let gold_full = full(&self.gauges.dirty, self.config.max_gold_bytes);
         let gold = self.gold.is_none() && self.gold_due && (gold_full || now >= self.next_gold);
         if gold || now >= self.next_rows || full(&self.gauges.uncommitted, self.config.max_uncommitted_bytes) {
-            self.cut(gold);
+            self.cut(match gold {
+                true if self.gold_left => GoldCut::Next,
+                true => GoldCut::First,
+                false => GoldCut::None,
+            });
         }
     }
 
-    fn cut(&mut self, gold: bool) {
+    fn cut(&mut self, gold: GoldCut) {
         self.rows_due = false;
-        self.gold_due &= !gold;
+        self.gold_due &= gold == GoldCut::None;
         let now = self.committer.clock.monotonic_nanos();
         self.next_rows = now + nanos(self.config.commit_interval);
         let replies = self
@@ -404,6 +414,10 @@ impl Run {
         if !lag.is_empty() {
             self.events.send(PipelineEvent::Lag(lag));
         }
+        // The rest is asked for as soon as this part is committed, whether or not there are further rows.
+        self.gold_left = done.gold_left;
+        self.gold_due |= done.gold_left;
+        self.rows_due |= done.gold_left;
         if let Some(part) = done.gold {
             let committer = self.committer.clone();
             self.gold = Some(tokio::spawn(async move { committer.gold(part).await }));
@@ -417,9 +431,14 @@ impl Run {
             Err(error) => return self.recover(error).await,
         };
         // A commit may take a tenth of the time at most, so that many late events slow Gold down and nothing else.
-        let pause = (done.took * 10)
-            .clamp(self.config.gold_interval, self.config.max_gold_interval.max(self.config.gold_interval));
-        self.next_gold = self.committer.clock.monotonic_nanos() + nanos(pause.max(self.config.commit_interval));
+        self.gold_took += done.took;
+        if self.gold_left {
+            self.next_gold = 0;
+        } else {
+            let pause = (std::mem::take(&mut self.gold_took) * 10)
+                .clamp(self.config.gold_interval, self.config.max_gold_interval.max(self.config.gold_interval));
+            self.next_gold = self.committer.clock.monotonic_nanos() + nanos(pause.max(self.config.commit_interval));
+        }
         for (i, worker) in self.workers.iter().enumerate() {
             let mine = done.ranges.iter().filter(|(p, _)| *p as usize % self.workers.len() == i).cloned().collect();
             worker.send(Job::GoldCommitted(mine));
@@ -441,8 +460,13 @@ impl Run {
     /// Commits all that was handed out so far, Gold too.
     async fn commit_all(&mut self) -> Result<()> {
         self.settle().await?;
-        self.cut(true);
-        self.settle().await
+        self.cut(GoldCut::First);
+        self.settle().await?;
+        while self.gold_left {
+            self.cut(GoldCut::Next);
+            self.settle().await?;
+        }
+        Ok(())
     }
 
     /// Waits for the commits that are under way.

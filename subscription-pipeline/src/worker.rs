@@ -1,6 +1,6 @@
 //! The threads that run the engines. A partition lives on one of them, so nothing of it is shared or locked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
@@ -21,15 +21,33 @@ pub(crate) enum Job {
         to: u64,
         counted: u64,
     },
-    /// Hand over what is to be committed, of Gold too if so asked.
+    /// Hand over what is to be committed.
     Cut {
-        gold: bool,
-        reply: oneshot::Sender<Result<Vec<PartitionCut>>>,
+        gold: GoldCut,
+        reply: oneshot::Sender<Result<Cut>>,
     },
     SilverVisible(Vec<(u32, u64)>),
     GoldCommitted(Vec<(u32, Vec<RangeId>)>),
     /// Forget these partitions and all that is pending of them.
     Drop(Vec<u32>, oneshot::Sender<()>),
+}
+
+/// Which Gold is to be handed over. It goes some partitions at a time, as rows that are handed over take about twice
+/// the memory that they take in the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GoldCut {
+    None,
+    /// That of all partitions, of which these are the first.
+    First,
+    /// That of the next ones.
+    Next,
+}
+
+/// What a worker hands over to be committed.
+pub(crate) struct Cut {
+    pub(crate) partitions: Vec<PartitionCut>,
+    /// The Gold of further partitions is to be asked for once that of these is committed.
+    pub(crate) gold_left: bool,
 }
 
 /// What a worker tells the coordinator unasked.
@@ -61,6 +79,9 @@ pub(crate) struct Limits {
     pub(crate) gold: usize,
 }
 
+/// One over what a Gold commit takes of the limit of Gold's memory, about; a partition of each worker at least.
+const GOLD_PARTS: usize = 12;
+
 pub(crate) struct Worker {
     jobs: Sender<Job>,
     thread: Option<JoinHandle<()>>,
@@ -86,6 +107,7 @@ impl Worker {
                     gauges,
                     reports: reports.clone(),
                     partitions: BTreeMap::new(),
+                    gold_left: BTreeSet::new(),
                     seen: Seen::default(),
                 };
                 if let Err(error) = state.run(&inbox) {
@@ -120,6 +142,8 @@ struct State {
     gauges: Arc<Gauges>,
     reports: mpsc::UnboundedSender<Report>,
     partitions: BTreeMap<u32, Partition>,
+    /// The partitions whose Gold is still to be handed over.
+    gold_left: BTreeSet<u32>,
     seen: Seen,
 }
 
@@ -183,8 +207,7 @@ impl State {
                 }
             }
             Job::Cut { gold, reply } => {
-                let cuts: Result<Vec<_>> = self.partitions.values_mut().map(|p| p.cut(gold)).collect();
-                let _ = reply.send(cuts);
+                let _ = reply.send(self.cut(gold));
             }
             Job::SilverVisible(positions) => {
                 for (partition, position) in positions {
@@ -203,12 +226,28 @@ impl State {
             }
             Job::Drop(partitions, done) => {
                 for partition in partitions.iter().filter_map(|number| self.partitions.remove(number)) {
+                    self.gold_left.remove(&partition.number());
                     self.gauges.uncommitted.fetch_sub(partition.pending_bytes(), Ordering::Relaxed);
                 }
                 let _ = done.send(());
             }
         }
         Ok(())
+    }
+
+    fn cut(&mut self, gold: GoldCut) -> Result<Cut> {
+        if gold == GoldCut::First {
+            self.gold_left = self.partitions.keys().copied().collect();
+        }
+        let (mut bytes, mut partitions) = (0, Vec::new());
+        for (number, partition) in &mut self.partitions {
+            let gold = gold != GoldCut::None && bytes < self.limits.gold / GOLD_PARTS && self.gold_left.remove(number);
+            if gold {
+                bytes += partition.dirty_bytes();
+            }
+            partitions.push(partition.cut(gold)?);
+        }
+        Ok(Cut { partitions, gold_left: !self.gold_left.is_empty() })
     }
 
     fn catch_up(&mut self) -> Result<()> {
