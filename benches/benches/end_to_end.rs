@@ -1,37 +1,25 @@
 //! File → all layers, by the real binary: events a second, CPU an event, peak memory, by kind of traffic; beside the sum of
 //! what the parts of an event's way take alone.
 //!
-//! `cargo build --release --bin pipeline && cargo bench -p subscription-benches --bench end_to_end [-- EVENTS]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench end_to_end [-- EVENTS]`
 
 use std::io::{BufWriter, Read as _};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
-use subscription_benches::{Parts, lake};
+use subscription_benches::{Parts, Usage, heading, lake, pipeline, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig};
 use subscription_core::{Clock as _, SystemClock, Table};
 
 struct Measured {
     seconds: f64,
-    cpu: f64,
-    peak_mib: f64,
-}
-
-/// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.
-fn binary() -> PathBuf {
-    std::env::var_os("PIPELINE_BIN").map_or_else(
-        || {
-            let here = std::env::current_exe().expect("a path");
-            here.ancestors().nth(2).expect("target/release/deps").join("pipeline")
-        },
-        PathBuf::from,
-    )
+    used: Usage,
 }
 
 fn run(input: &Path, lake: &Path, flags: &[&str]) -> Measured {
     let clock = SystemClock::new();
-    let mut child = Command::new(binary())
+    let mut child = pipeline()
         .args(["run", "--quiet", "--input"])
         .arg(input)
         .arg("--lake")
@@ -39,44 +27,26 @@ fn run(input: &Path, lake: &Path, flags: &[&str]) -> Measured {
         .args(flags)
         .stdout(Stdio::null())
         .spawn()
-        .unwrap_or_else(|e| {
-            panic!("{}: {e}; build it with `cargo build --release --bin pipeline`", binary().display())
-        });
-    let proc = PathBuf::from(format!("/proc/{}", child.id()));
-    let mut last = Measured { seconds: 0.0, cpu: 0.0, peak_mib: 0.0 };
+        .expect("the binary starts");
     // What the system told last before the end, to a fiftieth of a second.
+    let mut used = Usage::default();
     let status = loop {
         if let Some(status) = child.try_wait().expect("a child") {
             break status;
         }
-        if let (Ok(stat), Ok(status)) =
-            (std::fs::read_to_string(proc.join("stat")), std::fs::read_to_string(proc.join("status")))
-        {
-            let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-            last.cpu = ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0;
-            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = peak.and_then(|text| text.trim().trim_end_matches(" kB").parse::<f64>().ok());
-            last.peak_mib = kib.map_or(last.peak_mib, |kib| kib / 1024.0);
-        }
+        used = usage(child.id()).unwrap_or(used);
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(status.success(), "the run failed: {status}");
-    last.seconds = clock.monotonic_nanos() as f64 / 1e9;
-    last
-}
-
-/// The processor time of this process so far, in seconds, to the tick of the clock.
-fn own_cpu() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    Measured { seconds: clock.monotonic_nanos() as f64 / 1e9, used }
 }
 
 /// The processor time that some work takes, in seconds.
 fn cpu_of(work: impl FnOnce()) -> f64 {
-    let before = own_cpu();
+    let own = || usage(std::process::id()).unwrap_or_default().cpu;
+    let before = own();
     work();
-    own_cpu() - before
+    own() - before
 }
 
 /// Microseconds of processor that an event takes in each part alone.
@@ -124,16 +94,6 @@ fn lines(path: &Path) -> usize {
     }
 }
 
-/// The machine and what was measured.
-fn heading() {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let revision = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    let revision = revision.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
-    println!("{cores} cores of {model}; revision {revision}\n");
-}
-
 fn main() {
     let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(2_000_000u64);
     heading();
@@ -170,12 +130,12 @@ fn main() {
         let records = lines(&input) as f64;
         let lake = folder.path().join("lake");
         let done = run(&input, &lake, flags);
-        let (rate, cpu) = (records / done.seconds, done.cpu * 1e6 / records);
+        let (rate, cpu) = (records / done.seconds, done.used.cpu * 1e6 / records);
         println!(
             "| {name} | {rate:.0} | {:.0} % | {cpu:.2} | {:.2} | {:.0} |",
             100.0 * rate / *first.get_or_insert(rate),
             cpu / sum,
-            done.peak_mib
+            done.used.peak_mib
         );
         std::fs::remove_dir_all(&lake).expect("removed");
     }

@@ -1,15 +1,14 @@
 //! Kafka → all layers, by the real binary, beside a consumer that does nothing but consume; and how long an event waits for its
 //! row in Silver at a steady rate. Broker, consumer and pipeline share the machine.
 //!
-//! `cargo build --release --bin pipeline && cargo bench -p subscription-benches --bench kafka [-- EVENTS]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS]`
 //!
 //! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30).
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
 mod broker;
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use broker::Broker;
@@ -18,29 +17,13 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use subscription_benches::{Usage, heading, pipeline, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig, TrafficRecord};
 use subscription_core::{Clock as _, SystemClock, Table, TableStore as _, murmur2_partition};
 use subscription_delta::{DeltaConfig, DeltaStore};
 
-/// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.
-fn pipeline() -> Command {
-    let here = || std::env::current_exe().expect("a path").ancestors().nth(2).expect("target/release").join("pipeline");
-    Command::new(std::env::var_os("PIPELINE_BIN").map_or_else(here, PathBuf::from))
-}
-
 fn seconds(clock: &SystemClock) -> f64 {
     clock.monotonic_nanos() as f64 / 1e9
-}
-
-/// What a process has used so far: seconds of processors, and MiB of memory at its most.
-fn used(child: &Child) -> Option<(f64, f64)> {
-    let proc = PathBuf::from(format!("/proc/{}", child.id()));
-    let (stat, status) =
-        (std::fs::read_to_string(proc.join("stat")).ok()?, std::fs::read_to_string(proc.join("status")).ok()?);
-    let ticks = stat.rsplit(')').next()?.split_whitespace().skip(11).take(2);
-    let cpu = ticks.filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some((cpu, peak.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0))
 }
 
 struct Topic {
@@ -119,10 +102,10 @@ impl Topic {
             command.stdout(Stdio::null()).spawn().expect("the binary")
         };
         let mut children: Vec<_> = (0..processes).map(start).collect();
-        let mut last = vec![(0.0, 0.0); processes];
+        let mut last = vec![Usage::default(); processes];
         while !children.is_empty() {
             for i in (0..children.len()).rev() {
-                last[i] = used(&children[i]).unwrap_or(last[i]);
+                last[i] = usage(children[i].id()).unwrap_or(last[i]);
                 if let Some(status) = children[i].try_wait().expect("a child") {
                     assert!(status.success(), "the run failed: {status}");
                     children.remove(i).wait().expect("a child");
@@ -132,8 +115,8 @@ impl Topic {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let cpu = last.iter().map(|(cpu, _)| cpu).sum();
-        (seconds(clock) - began, cpu, last.iter().map(|(_, peak)| *peak).fold(0.0, f64::max))
+        let cpu = last.iter().map(|used| used.cpu).sum();
+        (seconds(clock) - began, cpu, last.iter().map(|used| used.peak_mib).fold(0.0, f64::max))
     }
 }
 
@@ -217,10 +200,10 @@ fn latency(brokers: &str, clock: &SystemClock) {
         sent[partition as usize].push(seconds(clock));
         n += 1;
         if n == warm {
-            cpu_began = used(&child).expect("a running pipeline").0;
+            cpu_began = usage(child.id()).expect("a running pipeline").cpu;
         }
     }
-    let (cpu, peak) = used(&child).expect("a running pipeline");
+    let Usage { cpu, peak_mib: peak } = usage(child.id()).expect("a running pipeline");
     producer.flush(Duration::from_secs(60)).expect("delivered");
     while seen.iter().sum::<usize>() < n as usize {
         look(&sent, &mut seen, &mut waits);
@@ -244,6 +227,7 @@ fn main() {
     let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000u64);
     let Some(broker) = Broker::start(1, &[]) else { return };
     let clock = SystemClock::new();
+    heading();
     throughput(&broker.address(), events, &clock);
     latency(&broker.address(), &clock);
 }

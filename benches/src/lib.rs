@@ -1,6 +1,8 @@
 //! The parts of an event's way, each alone: shared by the criterion benchmark `parts` and the harness `end_to_end`, which
 //! compares a whole run with their sum.
 
+mod process;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use subscription_core::{
     RecordBatch, Result, Rules, Table, TableCommit, TableSpan, TableStore as _, peek,
 };
 use subscription_delta::{DeltaConfig, DeltaStore};
+
+pub use process::{Usage, heading, pipeline, usage};
 
 /// The records of one partition of eight, and what the engine makes of them.
 pub struct Parts {

@@ -1,0 +1,51 @@
+//! The real binary as a child, and what a process has used.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What a process has used so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// Seconds of processors, in the program and for it in the kernel, to a hundredth.
+    pub cpu: f64,
+    /// Memory at its most, in MiB.
+    pub peak_mib: f64,
+}
+
+/// What the process with this id has used; `None` once it is gone.
+pub fn usage(id: u32) -> Option<Usage> {
+    let proc = PathBuf::from(format!("/proc/{id}"));
+    let stat = std::fs::read_to_string(proc.join("stat")).ok()?;
+    let ticks = stat.rsplit(')').next()?.split_whitespace().skip(11).take(2);
+    let cpu = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0;
+    let status = std::fs::read_to_string(proc.join("status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib = peak.trim().trim_end_matches(" kB").parse::<f64>().ok()?;
+    Some(Usage { cpu, peak_mib: kib / 1024.0 })
+}
+
+/// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.
+///
+/// # Panics
+/// If there is none.
+pub fn pipeline() -> Command {
+    let path = std::env::var_os("PIPELINE_BIN").map_or_else(
+        || {
+            let here = std::env::current_exe().expect("a path");
+            here.ancestors().nth(2).expect("target/release/deps").join("pipeline")
+        },
+        PathBuf::from,
+    );
+    assert!(path.exists(), "no {}: build it with `cargo build --release --bins`", path.display());
+    Command::new(path)
+}
+
+/// Prints the machine and the revision.
+pub fn heading() {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let revision = Command::new("git").args(["describe", "--always", "--dirty"]).output();
+    let revision = revision.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    println!("{cores} cores of {model}; revision {revision}\n");
+}
