@@ -18,6 +18,8 @@ const MAX_SECRET: usize = 512;
 
 /// API keys: each secret names a tenant, the key's id and the tenant's plan.
 ///
+/// Copies are the same keys, so one can be kept to [`ApiKeys::reload`] them.
+///
 /// A request shows its secret in `X-Api-Key` or as `Authorization: Bearer`. No other header has a say in whose it is.
 ///
 /// ```
@@ -44,7 +46,8 @@ const MAX_SECRET: usize = 512;
 /// assert_eq!(keys.len(), 2);
 /// # Ok::<(), subscription_core::Error>(())
 /// ```
-pub struct ApiKeys(RwLock<Arc<HashMap<String, Identity>>>);
+#[derive(Clone)]
+pub struct ApiKeys(Arc<RwLock<Arc<HashMap<String, Identity>>>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,7 +86,7 @@ impl ApiKeys {
     /// # Errors
     /// `Configuration`, with the line of what is wrong, and never with a secret.
     pub fn from_toml(text: &str, name: &str) -> Result<Self> {
-        Ok(Self(RwLock::new(Arc::new(parse(text, name)?))))
+        Ok(Self(Arc::new(RwLock::new(Arc::new(parse(text, name)?)))))
     }
 
     /// Reads the file again, while requests go on. After an error the keys are those of before.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use http::request::Parts;
@@ -12,8 +13,14 @@ use tower_layer::Layer;
 use crate::identity::Identify;
 use crate::route::template_of;
 use crate::service::GatewayService;
+use crate::velocity::Velocity;
 
 type Route = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+type Address = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
+
+/// The address that a request came from, for a server to put into the request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerAddress(pub IpAddr);
 
 /// A [`Layer`] that decides each request by its tenant's plan and reports it; put it around a service.
 ///
@@ -36,6 +43,8 @@ pub(crate) struct Gateway {
     pub(crate) callers_time: bool,
     catalog: RwLock<Arc<Catalog>>,
     route: Option<Box<Route>>,
+    client_address: Option<Box<Address>>,
+    pub(crate) velocity: Velocity,
     flushing: Option<JoinHandle<()>>,
 }
 
@@ -47,6 +56,13 @@ impl Gateway {
     pub(crate) fn route(&self, request: &Parts) -> String {
         let told = self.route.as_ref().and_then(|route| route(request));
         told.unwrap_or_else(|| template_of(request.uri.path()))
+    }
+
+    pub(crate) fn client_address(&self, request: &Parts) -> Option<IpAddr> {
+        match &self.client_address {
+            Some(address) => address(request),
+            None => request.extensions.get().map(|PeerAddress(address)| *address),
+        }
     }
 }
 
@@ -72,6 +88,7 @@ impl GatewayLayer {
             shadow: false,
             callers_time: false,
             route: None,
+            client_address: None,
         }
     }
 
@@ -112,6 +129,7 @@ pub struct GatewayBuilder {
     shadow: bool,
     callers_time: bool,
     route: Option<Box<Route>>,
+    client_address: Option<Box<Address>>,
 }
 
 impl GatewayBuilder {
@@ -125,6 +143,13 @@ impl GatewayBuilder {
     /// paths by [`template_of`].
     pub fn route(mut self, route: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.route = Some(Box::new(route));
+        self
+    }
+
+    /// Tells the client's address, such as axum's `ConnectInfo`, or what a proxy that is trusted has put into a header. Without
+    /// it that is the request's [`PeerAddress`], and where there is none the event has no address.
+    pub fn client_address(mut self, address: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
+        self.client_address = Some(Box::new(address));
         self
     }
 
@@ -167,8 +192,19 @@ impl GatewayBuilder {
             let enforcer = self.enforcer.clone();
             handle.spawn(flush(enforcer))
         });
-        let Self { enforcer, identify, catalog, emitter, clock, costs, route_limits, shadow, callers_time, route } =
-            self;
+        let Self {
+            enforcer,
+            identify,
+            catalog,
+            emitter,
+            clock,
+            costs,
+            route_limits,
+            shadow,
+            callers_time,
+            route,
+            client_address,
+        } = self;
         let catalog = RwLock::new(catalog);
         let gateway = Gateway {
             enforcer,
@@ -181,6 +217,8 @@ impl GatewayBuilder {
             callers_time,
             catalog,
             route,
+            client_address,
+            velocity: Velocity::new(),
             flushing,
         };
         GatewayLayer { gateway: Arc::new(gateway) }

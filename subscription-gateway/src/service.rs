@@ -104,8 +104,10 @@ impl Gateway {
         let cost = self.costs.get(&route).copied().unwrap_or(1);
         let usage = |at| {
             let emitter = self.emitter.clone()?;
-            let (principal, route, origin) = (principal.clone(), route.clone(), Origin::of(request));
-            Some(Usage { emitter, clock: self.clock.clone(), started, at, principal, route, method, cost, origin })
+            let origin = Origin::of(request, self.client_address(request));
+            let rates = self.velocity.count(&principal.tenant_id, at);
+            let (clock, principal, route) = (self.clock.clone(), principal.clone(), route.clone());
+            Some(Usage { emitter, clock, started, at, principal, route, method, cost, origin, rates })
         };
         let now = self.clock.now();
         if suspended {

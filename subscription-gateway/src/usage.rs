@@ -1,5 +1,6 @@
 //! The usage event of a request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -8,6 +9,7 @@ use subscription_core::{ApiUsageEvent, Clock, EventEmitter, HttpMethod, Timestam
 use uuid::Uuid;
 
 use crate::identity::Principal;
+use crate::velocity::Rates;
 
 /// What is known of a request once it was decided; dropped without an answer it tells nothing.
 pub(crate) struct Usage {
@@ -22,6 +24,7 @@ pub(crate) struct Usage {
     pub(crate) method: HttpMethod,
     pub(crate) cost: u32,
     pub(crate) origin: Origin,
+    pub(crate) rates: Rates,
 }
 
 /// What the request says of itself.
@@ -30,10 +33,11 @@ pub(crate) struct Origin {
     request_id: Option<String>,
     trace_id: Option<String>,
     request_size: Option<i64>,
+    address: Option<IpAddr>,
 }
 
 impl Origin {
-    pub(crate) fn of(request: &Parts) -> Self {
+    pub(crate) fn of(request: &Parts, address: Option<IpAddr>) -> Self {
         let text = |name: &str| text(&request.headers, name);
         let trace_id = text("traceparent").and_then(|parent| {
             let id = parent.split('-').nth(1)?;
@@ -44,6 +48,7 @@ impl Origin {
             request_id: text("x-request-id").map(|id| id.chars().take(128).collect()),
             trace_id,
             request_size: text("content-length").and_then(|length| length.parse().ok()),
+            address,
         }
     }
 }
@@ -56,7 +61,7 @@ impl Usage {
     /// Reports the request, as answered now.
     pub(crate) fn report(&self, status: u16, response_bytes: u64) {
         let nanos = self.clock.monotonic_nanos().saturating_sub(self.started);
-        let Origin { user_agent, request_id, trace_id, request_size } = &self.origin;
+        let Origin { user_agent, request_id, trace_id, request_size, address } = &self.origin;
         let mut event = ApiUsageEvent::builder()
             .event_id(Uuid::new_v4())
             .schema_version("1.0")
@@ -69,7 +74,10 @@ impl Usage {
             .response_time_ms((nanos as f64 / 1e6).min(86_400_000.0))
             .subscription_plan(self.principal.plan.as_str())
             .response_size_bytes(i64::try_from(response_bytes).unwrap_or(i64::MAX).min(1 << 40))
-            .quota_cost(i64::from(self.cost));
+            .quota_cost(i64::from(self.cost))
+            .velocity_last_1min(self.rates.minute)
+            .velocity_last_5min(self.rates.five_minutes)
+            .velocity_last_1hour(self.rates.hour);
         if let Some(user) = &self.principal.user_id {
             event = event.user_id(user.as_str());
         }
@@ -81,6 +89,9 @@ impl Usage {
         }
         if let Some(id) = trace_id {
             event = event.trace_id(id.as_str());
+        }
+        if let Some(address) = address {
+            event = event.ip_address(address.to_string());
         }
         if let Some(size) = request_size.filter(|size| (0..=1 << 40).contains(size)) {
             event = event.request_size_bytes(size);

@@ -1,6 +1,7 @@
 //! The `gateway` command: a reverse proxy that enforces and reports, for those without one that calls the layer.
 
 mod proxy;
+mod reload;
 mod serve;
 
 use std::io::Write as _;
@@ -72,11 +73,11 @@ struct Gateway {
     #[arg(long, value_name = "FILE", env = "GATEWAY_EVENTS")]
     events: Option<PathBuf>,
 
-    /// Plan catalog, a TOML file [default: free, starter, pro and enterprise]
+    /// Plan catalog, a TOML file, read again when it changes [default: free, starter, pro and enterprise]
     #[arg(long, value_name = "FILE", env = "GATEWAY_PLANS")]
     plans: Option<PathBuf>,
 
-    /// API keys, a TOML file
+    /// API keys, a TOML file, read again when it changes
     #[arg(long, value_name = "FILE", env = "GATEWAY_KEYS", required_unless_present = "demo")]
     keys: Option<PathBuf>,
 
@@ -138,7 +139,8 @@ async fn run(gateway: Gateway) -> Outcome {
     let enforcer = Arc::new(Enforcer::new(counters, clock.clone(), config).at_usage()?);
     let emitter = emitter(&gateway)?;
 
-    let mut layer = GatewayLayer::builder(enforcer, keys, Arc::new(catalog)).clock(clock).shadow(gateway.shadow);
+    let mut layer =
+        GatewayLayer::builder(enforcer, keys.clone(), Arc::new(catalog)).clock(clock).shadow(gateway.shadow);
     if let Some(emitter) = &emitter {
         layer = layer.emitter(emitter.clone());
     } else {
@@ -149,7 +151,9 @@ async fn run(gateway: Gateway) -> Outcome {
     }
     let layer = layer.build();
     let stop = signal(Arc::new(AtomicU8::new(0)), "finishing the requests under way").at_usage()?;
+    let watching = tokio::spawn(reload::watch(keys, gateway.keys.clone(), layer.clone(), gateway.plans.clone()));
     let served = serve::serve(gateway.listen, &layer, upstream, stop).await;
+    watching.abort();
 
     layer.enforcer().flush().await;
     let closed = match emitter {

@@ -4,14 +4,16 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use subscription_core::Result;
-use subscription_gateway::GatewayLayer;
+use subscription_gateway::{GatewayLayer, PeerAddress};
 use tokio::net::TcpListener;
-use tower::{Layer, service_fn};
+use tower::{Layer, ServiceExt as _, service_fn};
 
 use super::cannot;
 use super::proxy::{Upstream, toy};
@@ -40,7 +42,7 @@ pub(crate) async fn serve(
             }
         }
     });
-    let service = TowerToHyperService::new(layer.layer(service));
+    let service = layer.layer(service);
     let mut server = Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
     let connections = GracefulShutdown::new();
@@ -51,8 +53,8 @@ pub(crate) async fn serve(
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file handles, most likely: those under way will give some back.
                 eprintln!("warning: cannot accept a connection: {error}");
@@ -61,7 +63,13 @@ pub(crate) async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = server.serve_connection(TokioIo::new(stream), service.clone()).into_owned();
+        let peer = PeerAddress(peer.ip().to_canonical());
+        let service = service.clone().map_request(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let service = TowerToHyperService::new(service);
+        let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = connections.watch(connection);
         // A client that goes away is no news.
         tokio::spawn(async move { drop(connection.await) });

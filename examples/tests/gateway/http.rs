@@ -19,7 +19,12 @@ impl Answer {
 
 /// Sends a request on a connection of its own, and reads the answer to its end.
 pub(crate) fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-    let mut stream = TcpStream::connect(address).expect("a connection");
+    try_get(address, path, headers).expect("a whole answer")
+}
+
+/// As [`get`]; `None` where the answer does not come, or not in full.
+pub(crate) fn try_get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).ok()?;
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -30,14 +35,16 @@ pub(crate) fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Answer
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).expect("text");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n")?;
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).expect("a status");
     let headers: Vec<(String, String)> =
         lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned())).collect();
     let chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
-    let body = if chunked { dechunk(body) } else { body.to_owned() };
-    Answer { status, headers, body }
+    let length = headers.iter().find(|(name, _)| name == "content-length").map(|(_, length)| length.parse());
+    let whole =
+        if chunked { body.ends_with("0\r\n\r\n") } else { length.is_none_or(|length| length == Ok(body.len())) };
+    whole.then(|| Answer { status, body: if chunked { dechunk(body) } else { body.to_owned() }, headers })
 }
 
 fn dechunk(mut body: &str) -> String {

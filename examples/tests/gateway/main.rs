@@ -1,6 +1,9 @@
 //! The `gateway` binary over HTTP: what clients are answered, what is counted in a real Redis, what is metered.
 
+#[path = "../../../subscription-kafka/tests/it/broker.rs"]
+mod broker;
 mod http;
+mod whole;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -133,6 +136,16 @@ impl Redis {
 }
 
 impl Redis {
+    /// Ends the server, and starts it anew, empty, where it was.
+    fn restart(&mut self, bench: &Bench) {
+        self.cli(bench, "shutdown nosave");
+        let port = self.url.rsplit(':').next().expect("a port").to_owned();
+        let servers = self.folder.path().join("redis");
+        let up =
+            Command::new(script()).args(["up", "--port", &port, "--dir"]).arg(servers).output().expect("dev/redis.sh");
+        assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+    }
+
     fn cli(&self, bench: &Bench, line: &str) -> String {
         let port = self.url.rsplit(':').next().expect("a port");
         let output = bench.command("redis-cli", &format!("-p {port} {line}")).output().expect("redis-cli");
@@ -301,6 +314,47 @@ fn requests_are_passed_on_as_they_are() {
 
     let gateway = bench.gateway("--upstream http://127.0.0.1:1 --events events.ndjson");
     assert_eq!(gateway.get("/").status, 502);
+}
+
+/// Who asks from where, and how often.
+#[test]
+fn an_event_says_all_that_is_known() {
+    let bench = Bench::new();
+    let gateway = bench.gateway("--demo --events events.ndjson");
+    for request in 1..=3 {
+        get(&gateway.address, "/v1/items/9", &[("X-Api-Key", "s3cret"), ("X-Forwarded-For", "203.0.113.9")]);
+        let event = &bench.events()[request - 1];
+        assert_eq!(event["ip_address"], "127.0.0.1", "nobody vouches for the header");
+        for velocity in ["velocity_last_1min", "velocity_last_5min", "velocity_last_1hour"] {
+            assert_eq!(event[velocity], request);
+        }
+    }
+}
+
+/// Keys and plans are taken over while the gateway runs; wrong ones are not.
+#[test]
+fn keys_and_plans_change() {
+    let bench = Bench::new();
+    let gateway = bench.gateway("--demo --events events.ndjson");
+    let write = |file: &str, text: &str| std::fs::write(bench.0.path().join(file), text).expect("a file");
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let tries = std::iter::repeat_n((), 200);
+        let mut tries = tries.inspect(|()| std::thread::sleep(std::time::Duration::from_millis(50)));
+        assert!(tries.any(|()| holds()), "{what}");
+    };
+    let status = |secret: &str| get(&gateway.address, "/", &[("X-Api-Key", secret)]).status;
+    assert_eq!((status("s3cret"), status("new")), (200, 401));
+    write("keys.toml", &KEYS.replace("s3cret", "new"));
+    until("the new key is known", &|| status("new") == 200);
+    assert_eq!(status("s3cret"), 401);
+    write("keys.toml", "[[key]]");
+    write("plans.toml", &PLANS.replace("per_minute = 60", "per_minute = 5000"));
+    let policy =
+        || get(&gateway.address, "/", &[("X-Api-Key", "new")]).header("ratelimit-policy").contains("q=5000;w=60");
+    until("the new plan holds, and the key of before", &policy);
+    write("plans.toml", "nonsense");
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    assert!(policy());
 }
 
 #[test]
