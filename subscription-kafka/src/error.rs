@@ -119,7 +119,7 @@ fn kind(code: RDKafkaErrorCode) -> ErrorKind {
         | C::UnsupportedSASLMechanism
         | C::IllegalSASLState
         | C::SSL => ErrorKind::PermissionDenied,
-        C::OffsetOutOfRange | C::AutoOffsetReset | C::OffsetNotAvailable => ErrorKind::Gap,
+        C::OffsetOutOfRange | C::AutoOffsetReset => ErrorKind::Gap,
         C::Fenced | C::FencedInstanceId | C::ProducerFenced | C::InvalidProducerEpoch => ErrorKind::Fenced,
         C::InvalidReplicationFactor
         | C::InvalidPartitions
@@ -166,6 +166,13 @@ fn kind(code: RDKafkaErrorCode) -> ErrorKind {
         | C::UnknownMemberId
         | C::PollExceeded
         | C::ThrottlingQuotaExceeded
+        // A leader that is new does not know yet how far its followers are (KIP-207).
+        | C::OffsetNotAvailable
+        | C::UnstableOffsetCommit
+        | C::ConcurrentTransactions
+        | C::FetchSessionIdNotFound
+        | C::InvalidFetchSessionEpoch
+        | C::EligibleLeadersNotAvailable
         | C::PreferredLeaderNotAvailable => ErrorKind::Unavailable,
         _ => ErrorKind::Other,
     }
@@ -189,6 +196,7 @@ mod tests {
             (C::Authentication, ErrorKind::PermissionDenied, "sasl.password"),
             (C::AllBrokersDown, ErrorKind::Unavailable, "localhost:9092"),
             (C::OffsetOutOfRange, ErrorKind::Gap, ""),
+            (C::OffsetNotAvailable, ErrorKind::Unavailable, "localhost:9092"),
         ] {
             let error = told(KafkaError::MetadataFetch(code));
             assert_eq!(error.kind(), kind, "{code:?}");

@@ -378,7 +378,10 @@ impl Run {
     async fn rows_done(&mut self, done: Result<RowsDone>) -> Result<()> {
         let done = match done {
             Ok(done) => done,
-            Err(error) => return self.recover(error).await,
+            Err(error) => {
+                let error = self.cause(error);
+                return self.recover(error).await;
+            }
         };
         self.gauges.uncommitted.fetch_sub(done.released, Ordering::Relaxed);
         self.durable += done.records;
@@ -473,20 +476,23 @@ impl Run {
     async fn settle(&mut self) -> Result<()> {
         while self.rows.is_some() || self.gold.is_some() {
             tokio::select! {
+                biased;
+                // A partition that caught up meanwhile is told so once.
+                Some(report) = self.reports.recv() => self.take_report(report).await?,
                 done = joined(&mut self.rows) => { self.rows = None; self.rows_done(done).await?; }
                 done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
-                Some(report) = self.reports.recv() => match report {
-                    Report::Failed(error) => return Err(error),
-                    // A partition that caught up meanwhile is told so once.
-                    report => self.take_report(report).await?,
-                },
             }
         }
         Ok(())
     }
 
     async fn finish(mut self, ended: bool) -> Result<RunReport> {
+        let owned_some = !self.owned.is_empty();
         self.commit_all().await?;
+        if ended && owned_some && self.owned.is_empty() {
+            return Err(Error::new(ErrorKind::Fenced, "another process took over before the end was committed")
+                .with_help("run it again: it goes on where the lake is"));
+        }
         let positions = self.owned.iter().map(|(&partition, owned)| (partition, owned.standing.tables[3])).collect();
         let report = RunReport { ended, progress: self.progress(), positions };
         // The task ends once nobody can tell it more.
@@ -496,6 +502,13 @@ impl Run {
             let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
         }
         Ok(report)
+    }
+
+    /// Why a worker handed over nothing: it says so before it drops what it was asked for.
+    fn cause(&mut self, error: Error) -> Error {
+        let reports = std::iter::from_fn(|| self.reports.try_recv().ok());
+        let failed = |report| if let Report::Failed(cause) = report { Some(cause) } else { None };
+        reports.into_iter().find_map(failed).unwrap_or(error)
     }
 
     /// After a failure: where another process has moved a position and the source can ask for its partitions anew,

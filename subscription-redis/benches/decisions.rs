@@ -1,5 +1,5 @@
 //! Decisions against a real server, from several processes at once: how long they take, and that no tenant and minute is
-//! admitted more than its limit.
+//! admitted more than its limit, nor denied below it.
 //!
 //! `cargo bench -p subscription-redis --bench decisions -- [processes] [decisions a second] [seconds]`
 //!
@@ -52,7 +52,9 @@ fn parent(processes: u64, rate: u64, seconds: u64) {
         })
         .collect();
     let mut times: Vec<(u64, u64)> = Vec::new();
+    // By tenant and minute.
     let mut admitted: HashMap<(String, i64), i64> = HashMap::new();
+    let mut denied: HashMap<(String, i64), i64> = HashMap::new();
     let (mut decided, mut failed) = (0, 0);
     for mut child in children {
         let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
@@ -60,8 +62,9 @@ fn parent(processes: u64, rate: u64, seconds: u64) {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
                 ["time", micros, count] => times.push((micros.parse().unwrap(), count.parse().unwrap())),
-                ["admitted", tenant, minute, count] => {
-                    *admitted.entry((tenant.to_owned(), minute.parse().unwrap())).or_default() +=
+                [verdict @ ("admitted" | "denied"), tenant, minute, count] => {
+                    let counts = if verdict == "admitted" { &mut admitted } else { &mut denied };
+                    *counts.entry((tenant.to_owned(), minute.parse().unwrap())).or_default() +=
                         count.parse::<i64>().unwrap();
                 }
                 ["decided", count, failures] => {
@@ -100,7 +103,12 @@ fn parent(processes: u64, rate: u64, seconds: u64) {
         admitted.len(),
         LIMITS.per_minute
     );
+    let below = |place: &&(String, i64)| admitted.get(*place).is_none_or(|count| *count < LIMITS.per_minute);
+    // What was counted and then not answered in time is admitted to nobody.
+    let wrongly: i64 = denied.keys().filter(below).map(|place| denied[place]).sum();
+    println!("{} denied, {wrongly} of them below the limit", denied.values().sum::<i64>());
     assert!(most <= LIMITS.per_minute, "more than the limit was admitted");
+    assert!(failed > 0 || wrongly == 0, "a decision was denied below the limit");
 }
 
 fn child_process(url: &str, rate: u64, seconds: u64) {
@@ -128,7 +136,7 @@ fn child_process(url: &str, rate: u64, seconds: u64) {
                 ((clock.monotonic_nanos() - sent) / 1_000, tenant, decision)
             });
         }
-        let (mut times, mut admitted) = (HashMap::<u64, u64>::new(), HashMap::<_, i64>::new());
+        let (mut times, mut verdicts) = (HashMap::<u64, u64>::new(), HashMap::<_, i64>::new());
         let (mut decided, mut failed) = (0, 0);
         while let Some(done) = tasks.join_next().await {
             let (micros, tenant, decision) = done.expect("a decision");
@@ -136,15 +144,16 @@ fn child_process(url: &str, rate: u64, seconds: u64) {
             match decision {
                 Ok(decision) => {
                     decided += 1;
-                    if decision.allowed {
-                        *admitted.entry((tenant, WindowKind::Minute.start(decision.at).millis())).or_default() += 1;
-                    }
+                    let minute = WindowKind::Minute.start(decision.at).millis();
+                    *verdicts.entry((decision.allowed, tenant, minute)).or_default() += 1;
                 }
                 Err(_) => failed += 1,
             }
         }
         times.iter().for_each(|(micros, count)| println!("time {micros} {count}"));
-        admitted.iter().for_each(|((tenant, minute), count)| println!("admitted {tenant} {minute} {count}"));
+        for ((allowed, tenant, minute), count) in verdicts {
+            println!("{} {tenant} {minute} {count}", if allowed { "admitted" } else { "denied" });
+        }
         println!("decided {decided} {failed}");
     });
 }

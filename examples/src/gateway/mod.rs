@@ -4,12 +4,13 @@ mod proxy;
 mod reload;
 mod serve;
 
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
@@ -137,7 +138,7 @@ async fn run(gateway: Gateway) -> Outcome {
     config.deadline = Duration::from_millis(gateway.deadline);
     config.near_cache = gateway.near_cache.then(NearCacheConfig::default);
     let enforcer = Arc::new(Enforcer::new(counters, clock.clone(), config).at_usage()?);
-    let emitter = emitter(&gateway)?;
+    let emitter = emitter(&gateway, &clock)?;
 
     let mut layer =
         GatewayLayer::builder(enforcer, keys.clone(), Arc::new(catalog)).clock(clock).shadow(gateway.shadow);
@@ -178,12 +179,27 @@ async fn counters(gateway: &Gateway, clock: &Arc<dyn Clock>) -> Outcome<Arc<dyn 
     Ok(Arc::new(counters))
 }
 
-fn emitter(gateway: &Gateway) -> Outcome<Option<Arc<dyn EventEmitter>>> {
+/// Tells problems on standard error, each of them once in ten seconds: a broker that is away is a problem many times a second.
+fn seldom(clock: Arc<dyn Clock>) -> impl Fn(&Error) + Send + Sync {
+    const PAUSE: u64 = 10_000_000_000;
+    let told = Mutex::new(HashMap::new());
+    move |error| {
+        let (text, now) = (error.to_string(), clock.monotonic_nanos());
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now - *at < PAUSE);
+        if !told.contains_key(&text) {
+            eprintln!("warning: {text}");
+            told.insert(text, now);
+        }
+    }
+}
+
+fn emitter(gateway: &Gateway, clock: &Arc<dyn Clock>) -> Outcome<Option<Arc<dyn EventEmitter>>> {
     if let Some(brokers) = &gateway.kafka {
         let topic = gateway.topic.clone().unwrap_or_else(TopicSpec::documented_topic);
         let mut config = EmitterConfig::new(KafkaConfig::new(brokers, topic).at_usage()?)
             .with_name(&gateway.name)
-            .on_problem(|error| eprintln!("warning: {error}"));
+            .on_problem(seldom(clock.clone()));
         match &gateway.spool {
             Some(folder) => config = config.with_write_ahead(SpoolConfig::new(folder)),
             None => eprintln!("warning: events are in memory alone until the broker has them: give --spool DIR"),

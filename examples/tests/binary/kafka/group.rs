@@ -3,6 +3,7 @@
 //!
 //! `FAULTS=100 FAULT_SEED=7 cargo test -p subscription-examples --test binary group -- --nocapture` is a campaign.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
@@ -10,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::producer::Producer;
-use subscription_core::RecordBatch;
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
+use subscription_core::{Clock as _, RecordBatch, SystemClock};
 
 use super::Kafka;
 use super::broker::Broker;
@@ -21,6 +22,9 @@ const PARTITIONS: u32 = 6;
 /// Sessions that time out in seconds, and commits that are small.
 const FLAGS: &str = "--commit-interval 100ms --gold-interval 400ms --workers 1 -X session.timeout.ms=3000 \
                      -X heartbeat.interval.ms=500 -X max.poll.interval.ms=12000";
+
+/// What can happen. A session lasts 3 s, so of the second and the third others take over.
+const KINDS: [&str; 4] = ["kill and restart", "kill, 4 s away", "5 s asleep", "broker"];
 
 pub(super) fn signal(process: &Child, name: &str) {
     let sent = Command::new("kill").arg(format!("-{name}")).arg(process.id().to_string()).status();
@@ -125,6 +129,42 @@ impl Random {
     }
 }
 
+/// How long partitions stand still in the lake, by what Silver's log says of their positions.
+struct Progress {
+    log: std::path::PathBuf,
+    clock: SystemClock,
+    version: u64,
+    /// When each partition moved last.
+    moved: BTreeMap<String, Duration>,
+}
+
+impl Progress {
+    fn new(kafka: &Kafka) -> Self {
+        let log = kafka.bench.path("lake/silver_api_usage/_delta_log");
+        Self { log, clock: SystemClock::new(), version: 1, moved: BTreeMap::new() }
+    }
+
+    /// The longest that a partition which has moved now stood still before.
+    fn look(&mut self) -> Duration {
+        let now = Duration::from_nanos(self.clock.monotonic_nanos());
+        let mut longest = Duration::ZERO;
+        while let Ok(commit) = std::fs::read_to_string(self.log.join(format!("{:020}.json", self.version))) {
+            self.version += 1;
+            let actions = commit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+            for action in actions {
+                let app = action["txn"]["appId"].as_str().unwrap_or_default();
+                // Positions are named pipeline/topic/partition.
+                if app.split('/').count() == 3
+                    && let Some(before) = self.moved.insert(app.to_owned(), now)
+                {
+                    longest = longest.max(now - before);
+                }
+            }
+        }
+        longest
+    }
+}
+
 #[test]
 fn faults_change_no_row() {
     let (faults, seed) = (setting("FAULTS", 8), setting("FAULT_SEED", 1));
@@ -134,8 +174,21 @@ fn faults_change_no_row() {
     kafka.create(PARTITIONS, 3);
     let batches = records(seed, 20_000 + 8_000 * faults);
     let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let mut counts = [0; 4];
+    let mut counts = [0; KINDS.len()];
+    // The kind of the last fault; none before the first.
+    let last = AtomicUsize::new(KINDS.len());
     std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let (mut progress, mut longest) = (Progress::new(&kafka), [Duration::ZERO; KINDS.len()]);
+            while !enough.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(20));
+                let stood = progress.look();
+                if let Some(longest) = longest.get_mut(last.load(Ordering::Relaxed)) {
+                    *longest = stood.max(*longest);
+                }
+            }
+            longest
+        });
         scope.spawn(|| load(&kafka, &batches, &enough, &sent));
         // Ends the load whatever happens, so that a failure is told.
         let _end = End(&enough);
@@ -153,7 +206,8 @@ fn faults_change_no_row() {
             let victim = random.below(3) as usize;
             let kind = random.below(4) as usize;
             counts[kind] += 1;
-            println!("{context}: {} of {victim}", ["kill and restart", "kill", "sleep", "broker"][kind]);
+            last.store(kind, Ordering::Relaxed);
+            println!("{context}: {} of {victim}", KINDS[kind]);
             match kind {
                 0 => {
                     members[victim].kill();
@@ -185,6 +239,9 @@ fn faults_change_no_row() {
             std::thread::sleep(Duration::from_millis(100));
         }
         enough.store(true, Ordering::Relaxed);
+        for (kind, longest) in KINDS.iter().zip(watching.join().expect("it looks")) {
+            println!("{kind}: a partition stood still for {:.1} s at most", longest.as_secs_f64());
+        }
         members.into_iter().for_each(|member| member.stop(&format!("seed {seed}")));
     });
     kafka.run("lake", "").ok();
