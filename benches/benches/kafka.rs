@@ -90,11 +90,18 @@ impl Topic {
         (records, seconds(clock) - began)
     }
 
-    /// All of the topic to all layers by so many processes; answers seconds, seconds of processors and MiB at most of one.
+    /// How many records are in Bronze.
+    fn committed(&self, runtime: &tokio::runtime::Runtime, store: &DeltaStore) -> u64 {
+        let partitions: Vec<u32> = (0..self.partitions).collect();
+        let states = runtime.block_on(store.state(&self.name, &partitions)).expect("positions");
+        states.iter().map(|state| state.position(Table::Bronze)).sum()
+    }
+
+    /// All of the topic to all layers by so many processes; answers records a second from the first commit on, which is when
+    /// all have joined, seconds of processors, and MiB at most of one.
     fn run(&self, processes: usize, clock: &SystemClock) -> (f64, f64, f64) {
         let folder = tempfile::tempdir().expect("a folder");
         let group = format!("{}-{processes}", self.name);
-        let began = seconds(clock);
         let start = |_| {
             let mut command = pipeline();
             command.args(["run", "--quiet", "--until-end", "--commit-interval", "10s", "--kafka", &self.brokers]);
@@ -102,6 +109,18 @@ impl Topic {
             command.stdout(Stdio::null()).spawn().expect("the binary")
         };
         let mut children: Vec<_> = (0..processes).map(start).collect();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (store, first) = loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let config = DeltaConfig::new(&folder.path().join("lake").to_string_lossy()).expect("a path");
+            if let Ok(store) = runtime.block_on(DeltaStore::open_existing(config)) {
+                let first = self.committed(&runtime, &store);
+                if first > 0 {
+                    break (store, first);
+                }
+            }
+        };
+        let began = seconds(clock);
         let mut last = vec![Usage::default(); processes];
         while !children.is_empty() {
             for i in (0..children.len()).rev() {
@@ -115,8 +134,13 @@ impl Topic {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        let took = seconds(clock) - began;
         let cpu = last.iter().map(|used| used.cpu).sum();
-        (seconds(clock) - began, cpu, last.iter().map(|used| used.peak_mib).fold(0.0, f64::max))
+        (
+            (self.committed(&runtime, &store) - first) as f64 / took,
+            cpu,
+            last.iter().map(|used| used.peak_mib).fold(0.0, f64::max),
+        )
     }
 }
 
@@ -136,8 +160,7 @@ fn throughput(brokers: &str, events: u64, clock: &SystemClock) {
         let limit = events as f64 / took;
         println!("| {partitions} partitions, consumed only | {limit:.0} | 100 % | | |");
         for processes in [1, 3] {
-            let (took, cpu, peak) = topic.run(processes, clock);
-            let rate = events as f64 / took;
+            let (rate, cpu, peak) = topic.run(processes, clock);
             let (share, per_event) = (100.0 * rate / limit, cpu * 1e6 / events as f64);
             println!(
                 "| {partitions} partitions, to all layers, {processes} processes | {rate:.0} | {share:.0} % | {per_event:.2} | {peak:.0} |"
@@ -224,7 +247,7 @@ fn latency(brokers: &str, clock: &SystemClock) {
 }
 
 fn main() {
-    let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(1_000_000u64);
+    let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(3_000_000u64);
     let Some(broker) = Broker::start(1, &[]) else { return };
     let clock = SystemClock::new();
     heading();

@@ -79,7 +79,11 @@ const FIXED: [(&str, &str); 5] = [
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 6] = [
+    // At moderate rates the broker would answer each fetch with a record or two, and most of the client's and the broker's
+    // work would be asking. Records wait for others for 20 ms at most.
+    ("fetch.min.bytes", "65536"),
+    ("fetch.wait.max.ms", "20"),
     ("max.poll.interval.ms", "60000"),
     ("queued.max.messages.kbytes", "32768"),
     // How often lag is learnt.
