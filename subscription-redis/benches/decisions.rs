@@ -128,7 +128,7 @@ fn child_process(url: &str, rate: u64, seconds: u64) {
             }
             let sent = clock.monotonic_nanos();
             // Tenants differ in how much they ask: the first half three times as much.
-            let tenant = names[(n * 7 % 4 * 13 + n * 31) as usize % TENANTS / if n % 2 == 0 { 2 } else { 1 }].clone();
+            let tenant = names[(n / 2 * 31) as usize % if n % 2 == 0 { TENANTS / 2 } else { TENANTS }].clone();
             let counters = counters.clone();
             tasks.spawn(async move {
                 let check = Check { tenant: &tenant, limits: LIMITS, scopes: &[], cost: 1, at: None };
