@@ -5,6 +5,7 @@ mod reload;
 mod serve;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -187,9 +188,9 @@ fn seldom(clock: Arc<dyn Clock>) -> impl Fn(&Error) + Send + Sync {
         let (text, now) = (error.to_string(), clock.monotonic_nanos());
         let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, at| now - *at < PAUSE);
-        if !told.contains_key(&text) {
-            eprintln!("warning: {text}");
-            told.insert(text, now);
+        if let Entry::Vacant(place) = told.entry(text) {
+            eprintln!("warning: {}", place.key());
+            place.insert(now);
         }
     }
 }
