@@ -212,7 +212,7 @@ impl Run {
         };
         let (sender, reports) = mpsc::unbounded_channel();
         self.reports = reports;
-        self.gold_left = false;
+        (self.gold_left, self.gold_took) = (false, Duration::ZERO);
         self.workers.clear();
         for i in 0..self.config.workers {
             let name = format!("usage-engine-{i}");

@@ -241,7 +241,9 @@ impl State {
         }
         let (mut bytes, mut partitions) = (0, Vec::new());
         for (number, partition) in &mut self.partitions {
-            let gold = gold != GoldCut::None && bytes < self.limits.gold / GOLD_PARTS && self.gold_left.remove(number);
+            let gold = gold != GoldCut::None
+                && bytes < (self.limits.gold / GOLD_PARTS).max(1)
+                && self.gold_left.remove(number);
             if gold {
                 bytes += partition.dirty_bytes();
             }
