@@ -330,7 +330,8 @@ impl AggregateEngine {
         self.apply_usage(WindowKind::Month, month, tenant, &sample, terms, raised);
         if row.offset >= self.endpoints.position {
             let (name, max) = (Name::new(batch.bytes(row.endpoint)), self.max_endpoints);
-            self.endpoints.change(&mut self.tenants, (hour, tenant), self.now, EndpointGroup::default, |group, _| {
+            let names = (&mut self.tenants, &mut self.plans);
+            self.endpoints.change(names, (hour, tenant), self.now, EndpointGroup::default, |group, _| {
                 group.add(name, row.http_method, &sample, max);
             });
         }
@@ -356,16 +357,21 @@ impl AggregateEngine {
                 WindowKind::Month => terms.per_month,
             };
             let new = || UsageState::new(sample);
-            let (mut news, mut alerting, ask) = table.change(tenants, key, *now, new, |state, held| {
+            let (mut news, mut alerting, ask) = table.change((tenants, plans), key, *now, new, |state, held| {
                 state.add(sample, limit);
                 let [a, b] = conditions.limits(state, kind, sample.late);
                 let ask = kind == WindowKind::Minute && !sample.late && conditions.may_be_abuse(state);
                 ([a, b, None], !held && !state.raised.is_empty(), ask)
             });
-            if ask && let Some(state) = table.get(start, tenant) {
-                let before = (1..=PRECEDING).filter_map(|n| table.get(start - n * MINUTE, tenant));
-                if let Some(abuse) = conditions.abuse(state, before.map(|state| state.total)) {
-                    alerting |= table.change(tenants, key, *now, new, |state, held| raise(state, abuse) && !held);
+            if ask {
+                let before: Vec<i64> = (1..=PRECEDING)
+                    .filter_map(|n| Some(table.find(start - n * MINUTE, tenant, plans)?.total))
+                    .collect();
+                if let Some(state) = table.get(start, tenant)
+                    && let Some(abuse) = conditions.abuse(state, before.into_iter())
+                {
+                    alerting |=
+                        table.change((tenants, plans), key, *now, new, |state, held| raise(state, abuse) && !held);
                     news[2] = Some(AlertType::AbuseDetected);
                 }
             }
@@ -381,7 +387,7 @@ impl AggregateEngine {
             alerting
         } else {
             // The row has the event already, but its alerts may not have been projected since.
-            table.get(start, tenant).is_some_and(|state| !state.raised.is_empty())
+            table.find(start, tenant, plans).is_some_and(|state| !state.raised.is_empty())
         };
         if alerting && sample.offset >= self.alerts.position && table.hold(start, tenant) {
             self.alerting.push((kind, start, tenant));
@@ -429,9 +435,9 @@ impl AggregateEngine {
         let kind = match table {
             Table::EndpointHour => {
                 return self.endpoints.cut(
-                    tenants,
+                    (tenants, plans),
                     *watermark,
-                    |group, bounds, tenant, is_final, tenants, out| {
+                    |group, bounds, tenant, is_final, (tenants, plans), out| {
                         group.to_rows(tenants.name(tenant), bounds, is_final, plans, out);
                     },
                     GoldRows::Endpoint,
@@ -442,14 +448,16 @@ impl AggregateEngine {
             Table::UsageMinute => WindowKind::Minute,
             // Alerts are never final.
             _ => {
-                let emit = |group: &AlertGroup, _, _, _, _: &Tenants, out: &mut Vec<_>| out.extend_from_slice(&group.0);
-                return self.alerts.cut(tenants, None, emit, GoldRows::Alerts);
+                let emit = |group: &AlertGroup, _, _, _, _: (&Tenants, &Plans), out: &mut Vec<_>| {
+                    out.extend_from_slice(&group.0);
+                };
+                return self.alerts.cut((tenants, plans), None, emit, GoldRows::Alerts);
             }
         };
         self.usage[kind as usize].cut(
-            tenants,
+            (tenants, plans),
             *watermark,
-            |state, bounds, tenant, is_final, tenants, out| {
+            |state, bounds, tenant, is_final, (tenants, plans), out| {
                 let name = tenants.name(tenant).clone();
                 out.push(state.to_row(kind, name, bounds, is_final, plans, (&currency.0, currency.1)));
             },
@@ -463,11 +471,13 @@ impl AggregateEngine {
             let table = &mut self.usage[kind as usize];
             table.unhold(start, tenant);
             let Some(state) = table.get(start, tenant) else { continue };
-            let (name, plans) = (self.tenants.name(tenant).clone(), &self.plans);
-            self.alerts.change(&mut self.tenants, (start, tenant), self.now, AlertGroup::default, |group, _| {
-                for alert in &state.raised {
-                    group.put(alert.to_row(state, kind, name.clone(), Timestamp::from_millis(start), plans));
-                }
+            let (name, window) = (self.tenants.name(tenant).clone(), Timestamp::from_millis(start));
+            let rows: Vec<AlertRow> = (state.raised.iter())
+                .map(|alert| alert.to_row(state, kind, name.clone(), window, &self.plans))
+                .collect();
+            let names = (&mut self.tenants, &mut self.plans);
+            self.alerts.change(names, (start, tenant), self.now, AlertGroup::default, |group, _| {
+                rows.into_iter().for_each(|row| group.put(row));
             });
         }
     }
@@ -498,12 +508,29 @@ impl AggregateEngine {
         Ok(())
     }
 
-    /// Drops stored rows that were not used for longest until no more than `max_bytes` of memory are in use, as far as
-    /// that goes: rows that changed since the last commit stay. To be called after a batch was applied, not between
-    /// its `lookups` and its `apply`.
+    /// Packs and then drops stored rows that were not used for longest until no more than `max_bytes` of memory are in
+    /// use, as far as that goes: rows that changed since the last commit stay. To be called after a batch was applied, not
+    /// between its `lookups` and its `apply`.
     pub fn evict(&mut self, max_bytes: usize) {
         if self.memory_bytes() <= max_bytes {
             return;
+        }
+        // Room for some batches to come, as this looks at every window.
+        let enough = max_bytes - max_bytes / 16;
+        let mut idle: Vec<(u64, usize, i64)> = Vec::new();
+        for (at, table) in self.usage.iter().enumerate() {
+            idle.extend(table.idle(self.now).map(|(used, start)| (used, at, start)));
+        }
+        idle.extend(self.endpoints.idle(self.now).map(|(used, start)| (used, self.usage.len(), start)));
+        idle.sort_unstable();
+        for (_, at, start) in idle {
+            match self.usage.get_mut(at) {
+                Some(table) => table.pack(start, &self.plans),
+                None => self.endpoints.pack(start, &self.plans),
+            }
+            if self.memory_bytes() <= enough {
+                return;
+            }
         }
         let mut candidates: Vec<(u64, Table, usize)> = Vec::new();
         for (table, kind) in [Table::UsageMinute, Table::UsageHour, Table::UsageMonth].into_iter().zip(&self.usage) {
@@ -630,6 +657,18 @@ impl Group for UsageState {
     fn heap_bytes(&self) -> usize {
         UsageState::heap_bytes(self)
     }
+
+    fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>> {
+        Some(self.encode(Timestamp::from_millis(start), plans).into())
+    }
+
+    fn packed_rows(_: &[u8]) -> usize {
+        1
+    }
+
+    fn unpack(packed: &[u8], start: i64, plans: &mut Plans) -> Option<Self> {
+        Self::decode(packed, Timestamp::from_millis(start), plans).ok()
+    }
 }
 
 impl Group for EndpointGroup {
@@ -639,6 +678,18 @@ impl Group for EndpointGroup {
 
     fn heap_bytes(&self) -> usize {
         EndpointGroup::heap_bytes(self)
+    }
+
+    fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {
+        Some(self.encode().into())
+    }
+
+    fn packed_rows(packed: &[u8]) -> usize {
+        Self::encoded_rows(packed).unwrap_or_default()
+    }
+
+    fn unpack(packed: &[u8], _: i64, _: &mut Plans) -> Option<Self> {
+        Self::decode(packed)
     }
 }
 
@@ -663,6 +714,19 @@ impl Group for AlertGroup {
 
     fn heap_bytes(&self) -> usize {
         self.0.capacity() * size_of::<AlertRow>()
+    }
+
+    // There are few.
+    fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {
+        None
+    }
+
+    fn packed_rows(_: &[u8]) -> usize {
+        0
+    }
+
+    fn unpack(_: &[u8], _: i64, _: &mut Plans) -> Option<Self> {
+        None
     }
 }
 

@@ -9,6 +9,7 @@ use crate::gold::EndpointRow;
 use crate::intern::Plans;
 use crate::rows::HttpMethod;
 use crate::time::Timestamp;
+use crate::varint::{self, Reader};
 use crate::window::{Sample, decimal38};
 
 /// What events of endpoints beyond the allowed number count under. No endpoint has that name: those begin with `/`.
@@ -169,6 +170,48 @@ impl EndpointGroup {
     /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// A short form, for memory only: the number of rows, then of each its key and its numbers. Ids of plans mean something
+    /// only in this process.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + self.rows.len() * 24 + self.text_bytes);
+        varint::put(&mut out, self.rows.len() as u64);
+        for row in &self.rows {
+            varint::put(&mut out, row.name.len() as u64);
+            out.extend_from_slice(row.name.as_bytes());
+            out.push(row.method as u8);
+            for count in [i64::from(row.plan), row.total, row.billable_requests, row.server_errors] {
+                varint::put(&mut out, count as u64);
+            }
+            for sum in [row.units.raw(), row.cost.raw(), row.response_us_sum] {
+                varint::put_i128(&mut out, sum);
+            }
+        }
+        out
+    }
+
+    /// How many rows there are in a short form.
+    pub(crate) fn encoded_rows(encoded: &[u8]) -> Option<usize> {
+        usize::try_from(Reader(encoded).u64()?).ok()
+    }
+
+    /// What [`EndpointGroup::encode`] made shorter.
+    pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
+        let mut from = Reader(encoded);
+        let mut group = Self::default();
+        for _ in 0..from.u64()? {
+            let len = usize::try_from(from.u64()?).ok()?;
+            let name = Name::new(from.bytes(len)?);
+            let method = *HttpMethod::ALL.get(usize::from(from.byte()?))?;
+            let plan = u32::try_from(from.u64()?).ok()?;
+            let at = group.insert(name, method, plan);
+            let row = &mut group.rows[at];
+            (row.total, row.billable_requests, row.server_errors) = (from.count()?, from.count()?, from.count()?);
+            (row.units, row.cost) = (Units::from_raw(from.i128()?), Money::from_raw(from.i128()?));
+            row.response_us_sum = from.i128()?;
+        }
+        Some(group)
     }
 
     /// Memory outside of `Self`, in bytes.

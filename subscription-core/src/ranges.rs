@@ -3,14 +3,15 @@
 //! Rows are replaced, a whole range at a time. A stored range is a stretch of the keys (window start, tenant); ranges
 //! do not overlap, and those of one date lie in that date's folder. A range is *loaded* (all its rows are in memory) or
 //! *cold* (none is). A group, the rows of one key, is in memory if it belongs to a loaded range, or is new and belongs
-//! to none yet.
+//! to none yet. Where memory is short, groups that nothing has touched lately are *packed* to the bytes of their stored
+//! state, a quarter of their size, before anything is dropped: most of them are still to become final.
 
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::intern::Tenants;
+use crate::intern::{Plans, Tenants};
 use crate::store::{Counter, GoldRows};
 use crate::store::{PartitionState, RangeId, RangeKey, RangeRef, RangeWrite, Table};
 use crate::time::{DAY, Timestamp, WindowKind};
@@ -18,12 +19,24 @@ use crate::time::{DAY, Timestamp, WindowKind};
 /// Rows up to which a range grows before it is split, unless set otherwise.
 const RANGE_ROWS: usize = 8_192;
 
+/// Batches in which nothing touched a window, before its groups may be packed.
+const IDLE_BATCHES: u64 = 2;
+
 /// The rows of one key.
-pub(crate) trait Group {
+pub(crate) trait Group: Sized {
     /// How many rows there are.
     fn rows(&self) -> usize;
     /// Memory outside of `Self`, in bytes.
     fn heap_bytes(&self) -> usize;
+
+    /// A short form of a group of the window that begins at `start`; `None` where there is none.
+    fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>>;
+
+    /// How many rows were packed to these bytes.
+    fn packed_rows(packed: &[u8]) -> usize;
+
+    /// The group that was packed to these bytes; `None` where it was none.
+    fn unpack(packed: &[u8], start: i64, plans: &mut Plans) -> Option<Self>;
 }
 
 /// A group in memory.
@@ -36,15 +49,62 @@ struct Slot<G> {
     held: bool,
 }
 
+/// A group in memory, or its short form, which is neither changed nor held.
+#[derive(Debug)]
+enum Kept<G> {
+    Open(Box<Slot<G>>),
+    Packed(Box<[u8]>),
+}
+
+impl<G: Group> Kept<G> {
+    /// Its place in a map at most 7/8 full, and what the allocator adds.
+    const PLACE_BYTES: usize = 56;
+
+    fn new(group: G) -> Self {
+        Self::Open(Box::new(Slot { group, changed: false, held: false }))
+    }
+
+    fn bytes(&self) -> usize {
+        Self::PLACE_BYTES
+            + match self {
+                Self::Open(slot) => size_of::<Slot<G>>() + slot.group.heap_bytes(),
+                Self::Packed(bytes) => bytes.len(),
+            }
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Open(slot) => slot.group.rows(),
+            Self::Packed(bytes) => G::packed_rows(bytes),
+        }
+    }
+
+    /// Whether it differs from what is stored or has to stay for another reason.
+    fn is_needed(&self) -> bool {
+        matches!(self, Self::Open(slot) if slot.changed || slot.held)
+    }
+
+    /// The group itself; unpacked if need be, by which it takes more memory.
+    fn open(&mut self, start: i64, plans: &mut Plans) -> &mut Slot<G> {
+        if let Self::Packed(bytes) = self {
+            *self = Self::new(G::unpack(bytes, start, plans).expect("what was packed"));
+        }
+        let Self::Open(slot) = self else { unreachable!("it was unpacked") };
+        slot
+    }
+}
+
 /// The groups of one window that are in memory.
 #[derive(Debug)]
 struct Window<G> {
     end: i64,
-    groups: FxHashMap<u32, Box<Slot<G>>>,
+    groups: FxHashMap<u32, Kept<G>>,
     /// The tenants whose groups changed.
     changed: Vec<u32>,
     /// When it was last touched, on the caller's clock.
     used: u64,
+    /// Its groups are packed, as far as they can be, and nothing has touched it since.
+    packed: bool,
 }
 
 /// A stored range.
@@ -175,41 +235,79 @@ impl<G: Group> GoldTable<G> {
         range.rows as usize <= self.range_rows / 2
     }
 
-    /// The group of a key, where it is in memory.
+    /// The group of a key, where it is in memory and not packed, as one that was just changed or is held.
     pub(crate) fn get(&self, window: i64, tenant: u32) -> Option<&G> {
-        let slot = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
-        self.slots[slot].groups.get(&tenant).map(|slot| &slot.group)
+        let at = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
+        match self.slots[at].groups.get(&tenant)? {
+            Kept::Open(slot) => Some(&slot.group),
+            Kept::Packed(_) => None,
+        }
+    }
+
+    /// The group of a key, where it is in memory.
+    pub(crate) fn find(&mut self, window: i64, tenant: u32, plans: &mut Plans) -> Option<&G> {
+        let at = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
+        Self::opened(&mut self.slots[at], &mut self.bytes, window, tenant, plans).map(|slot| &slot.group)
+    }
+
+    /// A group of a window; `bytes` is the memory of all groups.
+    fn opened<'a>(
+        window: &'a mut Window<G>,
+        bytes: &mut usize,
+        start: i64,
+        tenant: u32,
+        plans: &mut Plans,
+    ) -> Option<&'a mut Slot<G>> {
+        let kept = window.groups.get_mut(&tenant)?;
+        if let Kept::Packed(packed) = kept {
+            *bytes -= packed.len();
+            let slot = kept.open(start, plans);
+            *bytes += size_of::<Slot<G>>() + slot.group.heap_bytes();
+            window.packed = false;
+            return Some(slot);
+        }
+        Some(kept.open(start, plans))
     }
 
     /// Changes the group of a key; a new one is made where there is none. `change` is also told whether the group is
     /// held, see [`GoldTable::hold`].
     pub(crate) fn change<T>(
         &mut self,
-        tenants: &mut Tenants,
-        (window, tenant): (i64, u32),
+        (tenants, plans): (&mut Tenants, &mut Plans),
+        (start, tenant): (i64, u32),
         now: u64,
         new: impl FnOnce() -> G,
         change: impl FnOnce(&mut G, bool) -> T,
     ) -> T {
-        let at = self.window(window);
+        let at = self.window(start);
         let window = &mut self.slots[at];
-        window.used = now;
-        let (mut added, mut before) = (0, 0);
-        let slot = match window.groups.entry(tenant) {
-            std::collections::hash_map::Entry::Occupied(slot) => {
-                let slot = slot.into_mut();
-                before = slot.group.heap_bytes();
-                slot
+        (window.used, window.packed) = (now, false);
+        let (mut before, mut fresh) = (0, false);
+        let kept = match window.groups.entry(tenant) {
+            std::collections::hash_map::Entry::Occupied(kept) => {
+                let kept = kept.into_mut();
+                if let Kept::Packed(_) = kept {
+                    self.bytes -= kept.bytes();
+                    kept.open(start, plans);
+                    self.bytes += kept.bytes();
+                }
+                kept
             }
             std::collections::hash_map::Entry::Vacant(place) => {
                 tenants.retain(tenant);
-                added = Self::SLOT_BYTES;
-                place.insert(Box::new(Slot { group: new(), changed: false, held: false }))
+                fresh = true;
+                place.insert(Kept::new(new()))
             }
         };
+        let slot = kept.open(start, plans);
+        if fresh {
+            self.bytes += Self::SLOT_BYTES;
+        } else {
+            before = slot.group.heap_bytes();
+        }
         let answer = change(&mut slot.group, slot.held);
         let after = slot.group.heap_bytes();
-        self.bytes = self.bytes + added + after - before;
+        self.bytes = self.bytes + after - before;
         if slot.changed {
             self.changed_bytes = (self.changed_bytes + after).saturating_sub(before);
         } else {
@@ -220,8 +318,8 @@ impl<G: Group> GoldTable<G> {
         answer
     }
 
-    /// The memory of a group, without what is outside of it: with its box, and its place in a map at most 7/8 full.
-    const SLOT_BYTES: usize = size_of::<Slot<G>>() + 48;
+    /// The memory of a group that is not packed, without what is outside of it.
+    const SLOT_BYTES: usize = Kept::<G>::PLACE_BYTES + size_of::<Slot<G>>();
 
     /// Keeps a group in memory until [`GoldTable::unhold`]. Answers whether it was not held before.
     pub(crate) fn hold(&mut self, window: i64, tenant: u32) -> bool {
@@ -236,7 +334,10 @@ impl<G: Group> GoldTable<G> {
 
     fn slot(&mut self, window: i64, tenant: u32) -> Option<&mut Slot<G>> {
         let at = *self.windows.get(&window)?;
-        self.slots[at].groups.get_mut(&tenant).map(|slot| &mut **slot)
+        match self.slots[at].groups.get_mut(&tenant)? {
+            Kept::Open(slot) => Some(slot),
+            Kept::Packed(_) => None,
+        }
     }
 
     /// Where a window is in `slots`; it is made where there is none.
@@ -246,7 +347,7 @@ impl<G: Group> GoldTable<G> {
         }
         let at = *self.windows.entry(start).or_insert_with(|| {
             let end = self.kind.end(Timestamp::from_millis(start)).millis();
-            let window = Window { end, groups: FxHashMap::default(), changed: Vec::new(), used: 0 };
+            let window = Window { end, groups: FxHashMap::default(), changed: Vec::new(), used: 0, packed: false };
             match self.free.pop() {
                 Some(at) => {
                     self.slots[at] = window;
@@ -350,11 +451,12 @@ impl<G: Group> GoldTable<G> {
             return Err(self.corrupt(at, "a stored row lies outside of its range"));
         }
         let id = tenants.intern(tenant.as_bytes());
-        let bytes = Self::SLOT_BYTES + group.heap_bytes();
+        let kept = Kept::new(group);
+        let bytes = kept.bytes();
         let window = self.window(window);
         let window = &mut self.slots[window];
-        window.used = now;
-        if window.groups.insert(id, Box::new(Slot { group, changed: false, held: false })).is_some() {
+        (window.used, window.packed) = (now, false);
+        if window.groups.insert(id, kept).is_some() {
             return Err(self.corrupt(at, "a stored range has two rows of one key"));
         }
         tenants.retain(id);
@@ -400,15 +502,15 @@ impl<G: Group> GoldTable<G> {
     /// `Invariant` where a range is cold that must be loaded.
     pub(crate) fn cut<R>(
         &mut self,
-        tenants: &mut Tenants,
+        (tenants, plans): (&mut Tenants, &mut Plans),
         watermark: Option<Timestamp>,
-        emit: impl Fn(&G, (Timestamp, Timestamp), u32, bool, &Tenants, &mut Vec<R>),
+        emit: impl Fn(&G, (Timestamp, Timestamp), u32, bool, (&Tenants, &Plans), &mut Vec<R>),
         wrap: impl Fn(Vec<R>) -> GoldRows,
     ) -> Result<Vec<RangeWrite>> {
         if let Some(at) = self.cold_to_finish(watermark).first() {
             return Err(self.not_loaded(*at));
         }
-        self.finish(watermark);
+        self.finish(watermark, plans);
         let mut writes = Vec::new();
         let runs = self.runs(tenants)?;
         for (i, run) in runs.iter().enumerate() {
@@ -416,15 +518,18 @@ impl<G: Group> GoldTable<G> {
             let next = run.place.div_ceil(2);
             let growing = runs.get(i + 1).is_none_or(|run| self::day(run.keys[0].0) != day)
                 && self.ranges.get(next).is_none_or(|range| range.day() != day);
-            let sizes: Vec<usize> = run.keys.iter().map(|key| self.get(key.0, key.1).map_or(0, G::rows)).collect();
+            let kept = |(start, tenant): &(i64, u32)| self.slots[self.windows[start]].groups.get(tenant);
+            let sizes: Vec<usize> = run.keys.iter().map(|key| kept(key).map_or(0, Kept::rows)).collect();
             for part in split(&sizes, self.range_rows, growing) {
                 let mut rows = Vec::with_capacity(sizes[part.clone()].iter().sum());
                 let keys = &run.keys[part];
                 for (start, tenant) in keys {
-                    let window = &self.slots[self.windows[start]];
+                    let window = &mut self.slots[self.windows[start]];
                     let bounds = (Timestamp::from_millis(*start), Timestamp::from_millis(window.end));
                     let is_final = watermark.is_some_and(|watermark| bounds.1 <= watermark);
-                    emit(&window.groups[tenant].group, bounds, *tenant, is_final, tenants, &mut rows);
+                    if let Some(slot) = Self::opened(window, &mut self.bytes, *start, *tenant, plans) {
+                        emit(&slot.group, bounds, *tenant, is_final, (tenants, plans), &mut rows);
+                    }
                 }
                 let key = |(window, tenant): (i64, u32)| RangeKey {
                     window_start: Timestamp::from_millis(window),
@@ -473,17 +578,21 @@ impl<G: Group> GoldTable<G> {
     }
 
     /// Marks the groups as changed whose windows end behind the stored watermark, but not behind `watermark`.
-    fn finish(&mut self, watermark: Option<Timestamp>) {
+    fn finish(&mut self, watermark: Option<Timestamp>, plans: &mut Plans) {
         let Some(to) = watermark else { return };
         let from = self.watermark.unwrap_or(Timestamp::MIN);
-        for at in self.windows.values() {
+        for (start, at) in &self.windows {
             let window = &mut self.slots[*at];
             let end = Timestamp::from_millis(window.end);
             if from < end && end <= to {
-                for (tenant, slot) in &mut window.groups {
+                window.packed = false;
+                for (tenant, kept) in &mut window.groups {
+                    self.bytes -= kept.bytes();
+                    let slot = kept.open(*start, plans);
                     if !std::mem::replace(&mut slot.changed, true) {
                         window.changed.push(*tenant);
                     }
+                    self.bytes += kept.bytes();
                 }
             }
         }
@@ -500,7 +609,7 @@ impl<G: Group> GoldTable<G> {
             }
             let mut changed = std::mem::take(&mut window.changed);
             for tenant in &changed {
-                if let Some(slot) = window.groups.get_mut(tenant) {
+                if let Some(Kept::Open(slot)) = window.groups.get_mut(tenant) {
                     slot.changed = false;
                 }
             }
@@ -587,7 +696,7 @@ impl<G: Group> GoldTable<G> {
         let inside = |start: i64, id: u32, tenants: &Tenants| range.compare(start, tenants.name(id)).is_eq();
         let needed = windows.iter().any(|(start, at)| {
             let groups = &self.slots[*at].groups;
-            groups.iter().any(|(id, slot)| (slot.changed || slot.held) && inside(*start, *id, tenants))
+            groups.iter().any(|(id, kept)| kept.is_needed() && inside(*start, *id, tenants))
         });
         if needed {
             return;
@@ -595,10 +704,10 @@ impl<G: Group> GoldTable<G> {
         let mut released = Vec::new();
         for (start, at) in windows {
             let window = &mut self.slots[at];
-            window.groups.retain(|id, slot| {
+            window.groups.retain(|id, kept| {
                 let evicted = inside(start, *id, tenants);
                 if evicted {
-                    self.bytes -= Self::SLOT_BYTES + slot.group.heap_bytes();
+                    self.bytes -= kept.bytes();
                     released.push(*id);
                 }
                 !evicted
@@ -612,6 +721,30 @@ impl<G: Group> GoldTable<G> {
         }
         released.into_iter().for_each(|id| tenants.release(id));
         self.ranges[at].loaded = false;
+    }
+
+    /// The windows that may be packed, each with the time it was last used.
+    pub(crate) fn idle(&self, now: u64) -> impl Iterator<Item = (u64, i64)> {
+        let windows = self.windows.iter().map(|(start, at)| (&self.slots[*at], *start));
+        windows
+            .filter(move |(window, _)| !window.packed && window.used + IDLE_BATCHES < now)
+            .map(|(window, start)| (window.used, start))
+    }
+
+    /// Packs the groups of a window, but those that are changed or held.
+    pub(crate) fn pack(&mut self, start: i64, plans: &Plans) {
+        let Some(at) = self.windows.get(&start) else { return };
+        let window = &mut self.slots[*at];
+        window.packed = true;
+        for kept in window.groups.values_mut().filter(|kept| !kept.is_needed()) {
+            if let Kept::Open(slot) = kept
+                && let Some(packed) = slot.group.pack(start, plans)
+            {
+                self.bytes -= kept.bytes();
+                *kept = Kept::Packed(packed);
+                self.bytes += kept.bytes();
+            }
+        }
     }
 
     /// Memory of the rows and of the list of ranges, in bytes.

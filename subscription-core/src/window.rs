@@ -244,7 +244,7 @@ impl UsageState {
     }
 
     /// The persisted form: a version, then integers in base 128, times and offsets as distances.
-    fn encode(&self, start: Timestamp, plans: &Plans) -> Vec<u8> {
+    pub(crate) fn encode(&self, start: Timestamp, plans: &Plans) -> Vec<u8> {
         let plan = plans.name(self.plan);
         // About what comes: there are hundreds of thousands of these at once.
         let mut out = Vec::with_capacity(64 + plan.len() + self.latency.heap_bytes() / 4 + self.keys.heap_bytes());

@@ -32,6 +32,8 @@ pub(crate) const ROW_GROUP_BYTES: usize = 32 << 20;
 /// Rows that are built in memory before they are handed to the Parquet writer: few, so that they are still in the
 /// processor's cache.
 const BATCH_ROWS: usize = 2_048;
+/// Bytes of a page before it is compressed: small, so that it is still in the processor's cache then, and grows with few copies.
+const PAGE_BYTES: usize = 256 << 10;
 
 const TOPIC: &str = "subscription.topic";
 const SPANS: &str = "subscription.spans";
@@ -360,6 +362,7 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
             Compression::Lz4 => Codec::LZ4_RAW,
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         })
+        .set_data_page_size_limit(PAGE_BYTES)
         .set_statistics_enabled(EnabledStatistics::None)
         // Pages have no statistics, so nobody would look at their places.
         .set_offset_index_disabled(true);
