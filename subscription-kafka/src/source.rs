@@ -79,7 +79,7 @@ const FIXED: [(&str, &str); 5] = [
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
-const DEFAULTS: [(&str, &str); 6] = [
+const DEFAULTS: [(&str, &str); 8] = [
     // At moderate rates the broker would answer each fetch with a record or two, and most of the client's and the broker's
     // work would be asking. Records wait for others for 20 ms at most.
     ("fetch.min.bytes", "65536"),
@@ -89,6 +89,10 @@ const DEFAULTS: [(&str, &str); 6] = [
     // How often lag is learnt.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),
+    // A broker that is back is found soon: librdkafka would wait ten seconds between two looks.
+    ("reconnect.backoff.max.ms", "1000"),
+    // How soon partitions that are added are noticed.
+    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 impl KafkaSource {
