@@ -314,7 +314,7 @@ fn held(said: &str) -> BTreeSet<u32> {
         let partitions = list.trim_end_matches(']').split(", ").filter_map(|number| number.parse().ok());
         match what {
             "assigned" => held.extend(partitions),
-            _ => partitions.for_each(|partition| drop(held.remove(&partition))),
+            _ => held = &held - &partitions.collect(),
         }
     }
     held
