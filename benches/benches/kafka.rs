@@ -1,13 +1,16 @@
 //! Kafka → all layers, by the real binary, beside a consumer that does nothing but consume; and how long an event waits for its
 //! row in Silver at a steady rate. Broker, consumer and pipeline share the machine.
 //!
-//! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS | steady MINUTES]`
 //!
-//! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30).
+//! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30). `steady` is that
+//! part alone, and says every minute what the process holds: its memory, the ids that deduplication must hold (those of the last
+//! hour of event time), and the memory that came with each since the minute before.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
 mod broker;
 
+use std::collections::VecDeque;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -19,7 +22,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use subscription_benches::{Usage, heading, pipeline, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig, TrafficRecord};
-use subscription_core::{Clock as _, SystemClock, Table, TableStore as _, murmur2_partition};
+use subscription_core::{Clock as _, SystemClock, Table, TableStore as _, Timestamp, murmur2_partition};
 use subscription_delta::{DeltaConfig, DeltaStore};
 
 fn seconds(clock: &SystemClock) -> f64 {
@@ -169,10 +172,57 @@ fn throughput(brokers: &str, events: u64, clock: &SystemClock) {
     }
 }
 
-/// Events at a steady rate: how long from sending one to its row in Silver.
-fn latency(brokers: &str, clock: &SystemClock) {
+/// What a process holds, minute by minute.
+struct Minutes {
+    /// Ids that came with each minute of event time, the newest last, and that minute.
+    ids: VecDeque<(i64, u64)>,
+    next: f64,
+    before: Option<(f64, u64)>,
+}
+
+impl Minutes {
+    fn new() -> Self {
+        println!(
+            "| minute | events | ids, million | resident MiB | MiB more | bytes an id more | CPU s |\n|--:|--:|--:|--:|--:|--:|--:|"
+        );
+        Self { ids: VecDeque::new(), next: 60.0, before: None }
+    }
+
+    /// An event at a time of its own.
+    fn note(&mut self, event_time: Timestamp) {
+        let minute = event_time.millis().div_euclid(60_000);
+        match self.ids.back_mut() {
+            Some((last, count)) if *last == minute => *count += 1,
+            _ => self.ids.push_back((minute, 1)),
+        }
+        while self.ids.front().is_some_and(|(first, _)| *first < minute - 60) {
+            self.ids.pop_front();
+        }
+    }
+
+    fn tell(&mut self, since: f64, events: u64, used: Usage) {
+        if since < self.next {
+            return;
+        }
+        let ids: u64 = self.ids.iter().map(|(_, count)| count).sum();
+        let (mib, ids_before) = self.before.replace((used.resident_mib, ids)).unwrap_or_default();
+        let more = used.resident_mib - mib;
+        let each =
+            if ids > ids_before { format!("{:.0}", more * 1_048_576.0 / (ids - ids_before) as f64) } else { "".into() };
+        println!(
+            "| {:.0} | {events} | {:.2} | {:.0} | {more:+.0} | {each} | {:.1} |",
+            self.next / 60.0,
+            ids as f64 / 1e6,
+            used.resident_mib,
+            used.cpu
+        );
+        self.next += 60.0;
+    }
+}
+
+/// Events at a steady rate, in event time as on the clock: how long from sending one to its row in Silver.
+fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<Minutes>) {
     const RATE: u64 = 5_000;
-    let lasts = std::env::var("KAFKA_BENCH_SECONDS").map_or(30, |text| text.parse().expect("a number"));
     let topic = Topic::create(brokers, "latency", 64);
     let folder = tempfile::tempdir().expect("a folder");
     let lake = folder.path().join("lake");
@@ -193,7 +243,8 @@ fn latency(brokers: &str, clock: &SystemClock) {
     };
     // A few seconds to warm up, which do not count.
     let warm = 5 * RATE;
-    let mut traffic = Traffic::new(TrafficConfig { events: warm + lasts * RATE, ..TrafficConfig::steady(2) });
+    let mut traffic =
+        Traffic::new(TrafficConfig { events: warm + lasts * RATE, rate: RATE as f64, ..TrafficConfig::steady(2) });
     let mut record = TrafficRecord::default();
     let producer = topic.producer();
     let mut sent: Vec<Vec<f64>> = vec![Vec::new(); partitions.len()];
@@ -217,8 +268,13 @@ fn latency(brokers: &str, clock: &SystemClock) {
             std::thread::sleep(Duration::from_millis(1));
             if seconds(clock) - looked > 0.1 {
                 looked = look(&sent, &mut seen, &mut waits);
+                if let Some(minutes) = &mut minutes {
+                    minutes.tell(looked - began, n, usage(child.id()).expect("a running pipeline"));
+                }
             }
         }
+        // Steady traffic is on time: a record is as old as its event.
+        minutes.iter_mut().for_each(|minutes| minutes.note(record.timestamp));
         let partition = topic.send(&producer, &record);
         sent[partition as usize].push(seconds(clock));
         n += 1;
@@ -226,7 +282,7 @@ fn latency(brokers: &str, clock: &SystemClock) {
             cpu_began = usage(child.id()).expect("a running pipeline").cpu;
         }
     }
-    let Usage { cpu, peak_mib: peak } = usage(child.id()).expect("a running pipeline");
+    let Usage { cpu, peak_mib: peak, .. } = usage(child.id()).expect("a running pipeline");
     producer.flush(Duration::from_secs(60)).expect("delivered");
     while seen.iter().sum::<usize>() < n as usize {
         look(&sent, &mut seen, &mut waits);
@@ -247,10 +303,15 @@ fn latency(brokers: &str, clock: &SystemClock) {
 }
 
 fn main() {
-    let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(3_000_000u64);
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let number = arguments.iter().find_map(|argument| argument.parse::<u64>().ok());
     let Some(broker) = Broker::start(1, &[]) else { return };
     let clock = SystemClock::new();
     heading();
-    throughput(&broker.address(), events, &clock);
-    latency(&broker.address(), &clock);
+    if arguments.iter().any(|argument| argument == "steady") {
+        return latency(&broker.address(), &clock, number.unwrap_or(20) * 60, Some(Minutes::new()));
+    }
+    throughput(&broker.address(), number.unwrap_or(3_000_000), &clock);
+    let lasts = std::env::var("KAFKA_BENCH_SECONDS").map_or(30, |text| text.parse().expect("a number"));
+    latency(&broker.address(), &clock, lasts, None);
 }

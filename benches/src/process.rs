@@ -10,6 +10,8 @@ pub struct Usage {
     pub cpu: f64,
     /// Memory at its most, in MiB.
     pub peak_mib: f64,
+    /// Memory now, in MiB.
+    pub resident_mib: f64,
 }
 
 /// What the process with this id has used; `None` once it is gone.
@@ -19,9 +21,11 @@ pub fn usage(id: u32) -> Option<Usage> {
     let ticks = stat.rsplit(')').next()?.split_whitespace().skip(11).take(2);
     let cpu = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0;
     let status = std::fs::read_to_string(proc.join("status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib = peak.trim().trim_end_matches(" kB").parse::<f64>().ok()?;
-    Some(Usage { cpu, peak_mib: kib / 1024.0 })
+    let mib = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(value.trim().trim_end_matches(" kB").parse::<f64>().ok()? / 1024.0)
+    };
+    Some(Usage { cpu, peak_mib: mib("VmHWM:")?, resident_mib: mib("VmRSS:")? })
 }
 
 /// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.

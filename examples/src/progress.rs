@@ -34,6 +34,9 @@ pub async fn show(mut events: EventStream, quiet: bool) {
             PipelineEvent::Retrying { what, error, pause, .. } => {
                 tell(&bar, format!("cannot {what}: {error}; trying again in {}", duration(pause)));
             }
+            PipelineEvent::Fenced { error } => {
+                tell(&bar, format!("another process took over: {error}; joining anew, nothing is lost"));
+            }
             PipelineEvent::Skipped { partition, from, to } => {
                 tell(
                     &bar,

@@ -65,7 +65,8 @@ pub(crate) struct Asker {
 impl Asker {
     pub(crate) fn new(config: &KafkaConfig) -> Result<Self> {
         let doing = Doing { what: "make a Kafka client", config };
-        let consumer = config.client(&[], &[])?.create_with_context(Listening::default());
+        let client = config.client(&[("reconnect.backoff.max.ms", "1000")], &[])?;
+        let consumer = client.create_with_context(Listening::default());
         Ok(Self { consumer: consumer.map_err(|e| doing.failed(e))?, config: config.clone() })
     }
 

@@ -166,6 +166,8 @@ impl DeadLetterSink for KafkaDeadLetters {
         self.blocking(move |shared| {
             let state = shared.partition(&topic, partition);
             let mut state = lock(&state);
+            // Who asks has been given the partition. A producer of when it last had it was fenced by owners since then.
+            *state = Partition::default();
             shared.ask(&mut state, &topic, partition)?;
             Ok(state.position)
         })

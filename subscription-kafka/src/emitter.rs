@@ -19,7 +19,7 @@ use subscription_core::{
 
 use crate::config::KafkaConfig;
 use crate::error::Doing;
-use deliveries::Deliveries;
+use deliveries::{Deliveries, Place};
 use message::Message;
 use sender::Sender;
 
@@ -88,6 +88,8 @@ impl EmitterConfig {
 /// | [write-ahead](EmitterConfig::with_write_ahead) | stays in the spool | nothing lost: sent by the next start | stays in the spool |
 ///
 /// A spool that is full refuses. A spool whose disk fails in write-ahead mode does too: what is accepted is safe.
+///
+/// A producer that has failed for good is replaced by a new one, which is given all that the old one had.
 ///
 /// One tenant's events arrive in the order of their numbers, copies left out; with two exceptions, where the topic (not the
 /// event) is refused for a time, and where a buffer goes to a spool that has events already at the close. What is sent
@@ -332,7 +334,8 @@ impl Shared {
             number = Some(state.spool(message)?);
         }
         if state.backlog == 0 && !self.holding.load(Ordering::Acquire) {
-            match send(&state.producer, self.config.kafka.topic(), message, number) {
+            let place = state.producer.context().next(number);
+            match send(&state.producer, self.config.kafka.topic(), message, place) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::MessageProduction(code)) if deliveries::is_for_good(code) => {
                     if let Some(number) = number {
@@ -392,9 +395,9 @@ fn producer(config: &EmitterConfig, deliveries: Deliveries) -> Result<Producer> 
     BaseProducer::from_config_and_context(&client, deliveries).map_err(|error| doing.failed(error))
 }
 
-/// Hands a message to the producer, which copies it. `number` is its place in the spool.
-fn send(producer: &Producer, topic: &str, message: Message<'_>, number: Option<u64>) -> Result<(), KafkaError> {
-    let mut record = BaseRecord::with_opaque_to(topic, deliveries::place(number)).payload(message.payload);
+/// Hands a message to the producer, which copies it.
+fn send(producer: &Producer, topic: &str, message: Message<'_>, place: Place) -> Result<(), KafkaError> {
+    let mut record = BaseRecord::with_opaque_to(topic, Box::new(place)).payload(message.payload);
     record.key = message.key;
     record.timestamp = message.timestamp;
     producer.send(record).map_err(|(error, _)| error)

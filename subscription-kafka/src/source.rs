@@ -19,7 +19,7 @@ use subscription_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::client::{offsets, topic_metadata};
+use crate::client::{Asker, topic_metadata};
 use crate::config::KafkaConfig;
 use crate::error::Doing;
 use poller::{Command, Context, lock};
@@ -64,6 +64,8 @@ pub struct KafkaSource {
     queue: Arc<Queue>,
     /// Taken when the source is dropped.
     consumer: Option<Arc<BaseConsumer<Context>>>,
+    /// For questions about offsets, on connections of its own: behind a fetch that waits for records each would wait along.
+    asker: Arc<Asker>,
     commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
     failed: Arc<AtomicBool>,
@@ -79,16 +81,20 @@ const FIXED: [(&str, &str); 5] = [
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
-const DEFAULTS: [(&str, &str); 6] = [
+const DEFAULTS: [(&str, &str); 8] = [
     // At moderate rates the broker would answer each fetch with a record or two, and most of the client's and the broker's
-    // work would be asking. Records wait for others for 20 ms at most.
-    ("fetch.min.bytes", "65536"),
-    ("fetch.wait.max.ms", "20"),
+    // work would be asking; and each record would be a batch of its own. Records wait for others for 100 ms at most.
+    ("fetch.min.bytes", "262144"),
+    ("fetch.wait.max.ms", "100"),
     ("max.poll.interval.ms", "60000"),
     ("queued.max.messages.kbytes", "32768"),
     // How often lag is learnt.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),
+    // A broker that is back is found soon: librdkafka would wait ten seconds between two looks.
+    ("reconnect.backoff.max.ms", "1000"),
+    // How soon partitions that are added are noticed.
+    ("topic.metadata.refresh.interval.ms", "10000"),
 ];
 
 impl KafkaSource {
@@ -120,6 +126,7 @@ impl KafkaSource {
         let doing = Doing { what: "make a Kafka client", config: &config };
         let consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(|e| doing.failed(e))?;
         let consumer = Arc::new(consumer);
+        let asker = Arc::new(Asker::new(&config)?);
         let polled = consumer.clone();
         let thread = std::thread::Builder::new()
             .name("usage-kafka".to_owned())
@@ -131,6 +138,7 @@ impl KafkaSource {
             client,
             queue,
             consumer: Some(consumer),
+            asker,
             commands: Some(commands),
             thread: Some(thread),
             failed: Arc::default(),
@@ -161,10 +169,10 @@ impl KafkaSource {
     /// Asks the cluster something, which blocks.
     async fn ask<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&BaseConsumer<Context>) -> Result<T> + Send + 'static,
+        question: impl FnOnce(&BaseConsumer<Context>, &Asker) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let consumer = self.consumer()?.clone();
-        let answer = tokio::task::spawn_blocking(move || question(&consumer));
+        let (consumer, asker) = (self.consumer()?.clone(), self.asker.clone());
+        let answer = tokio::task::spawn_blocking(move || question(&consumer, &asker));
         let given_up = |e| Error::new(ErrorKind::Other, "a question to Kafka was given up").with_source(e);
         self.noted(answer.await.map_err(given_up).flatten())
     }
@@ -190,11 +198,11 @@ impl Source for KafkaSource {
     async fn identity(&mut self) -> Result<SourceIdentity> {
         let until_end = self.options.until_end;
         let partitions = self
-            .ask(move |consumer| {
+            .ask(move |consumer, asker| {
                 let partitions = partitions(consumer)?;
                 let context = consumer.context();
                 if until_end && context.readings().ends().is_none() {
-                    let end = |p| Ok(offsets(consumer.client(), &context.config, &context.said, p)?.end);
+                    let end = |p| Ok(asker.offsets(p)?.end);
                     let ends = (0..partitions).map(end).collect::<Result<Vec<_>>>()?;
                     context.readings().set_ends(ends);
                 }
@@ -206,7 +214,7 @@ impl Source for KafkaSource {
 
     async fn survey(&mut self) -> Result<Survey> {
         let (set, client) = (self.options.placement, self.client.clone());
-        self.ask(move |consumer| {
+        self.ask(move |consumer, asker| {
             let context = consumer.context();
             let partitions = partitions(consumer)?;
             let placement = match set {
@@ -215,7 +223,7 @@ impl Source for KafkaSource {
             };
             let mut starts = Vec::new();
             for partition in 0..partitions {
-                let first = offsets(consumer.client(), &context.config, &context.said, partition)?.first;
+                let first = asker.offsets(partition)?.first;
                 if first > 0 {
                     starts.push((partition, first));
                 }
@@ -226,11 +234,7 @@ impl Source for KafkaSource {
     }
 
     async fn offsets(&mut self, partition: u32) -> Result<Option<OffsetRange>> {
-        self.ask(move |consumer| {
-            let context = consumer.context();
-            offsets(consumer.client(), &context.config, &context.said, partition).map(Some)
-        })
-        .await
+        self.ask(move |_, asker| asker.offsets(partition).map(Some)).await
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {

@@ -4,8 +4,17 @@ use subscription_core::{Error, ErrorKind, OffsetRange, Result, Table};
 
 use crate::config::OnGap;
 use crate::events::PipelineEvent;
-use crate::run::Run;
+use crate::retry::Tries;
+use crate::run::{Run, nanos};
 use crate::worker::Job;
+
+/// A partition that could not be begun, for a reason that will pass.
+pub(crate) struct Postponed {
+    position: u64,
+    /// When to try again, on the monotonic clock, in nanoseconds.
+    at: u64,
+    tries: Tries,
+}
 
 impl Run {
     /// Asks the source to begin a partition that has caught up with the lake to `position`.
@@ -13,16 +22,34 @@ impl Run {
         if !self.owned.contains_key(&partition) {
             return Ok(());
         }
-        let position = match self.offsets(partition).await? {
-            Some(range) => self.pass_gap(partition, position, range)?,
-            None => position,
+        let position = match self.source.offsets(partition).await {
+            Ok(Some(range)) => self.pass_gap(partition, position, range)?,
+            Ok(None) => position,
+            // Others go on meanwhile, and a partition that is taken away is let go.
+            Err(error) => {
+                let tries = || self.committer.retry.tries("ask for the offsets of a partition");
+                let mut tries = self.postponed.remove(&partition).map_or_else(tries, |postponed| postponed.tries);
+                let at = self.committer.clock.monotonic_nanos() + nanos(tries.pause(error)?);
+                self.postponed.insert(partition, Postponed { position, at, tries });
+                return Ok(());
+            }
         };
+        self.postponed.remove(&partition);
         let Some(owned) = self.owned.get_mut(&partition) else { return Ok(()) };
         let from = owned.expected.as_ref().map_or(position, |expected| expected.get(0).offset());
         owned.delivered = Some(from);
         self.source.start(partition, from).await?;
         self.events.send(PipelineEvent::CaughtUp { partition, position });
         Ok(())
+    }
+
+    /// Begins one of the partitions that could not be begun before, where it is time to.
+    pub(crate) async fn begin_postponed(&mut self) -> Result<()> {
+        let now = self.committer.clock.monotonic_nanos();
+        match self.postponed.iter().find(|(_, postponed)| postponed.at <= now) {
+            Some((&partition, postponed)) => self.begin(partition, postponed.position).await,
+            None => Ok(()),
+        }
     }
 
     /// After an error that records are gone while the source was read: looks for where, and passes them. Any other is

@@ -26,6 +26,12 @@ pub enum PipelineEvent {
         /// The partitions.
         partitions: Vec<u32>,
     },
+    /// A commit was refused, as another process has moved a position: this one has dropped all that is not committed, and gets
+    /// its partitions anew.
+    Fenced {
+        /// What was refused.
+        error: String,
+    },
     /// Rows are durable.
     Committed {
         /// The tables that moved.

@@ -32,23 +32,29 @@ impl Retry {
     }
 
     /// For a call that cannot be given to [`Retry::run`]: to be told of each failure.
-    pub(crate) fn tries(&self, what: &'static str) -> Tries<'_> {
-        Tries { retry: self, what, longest: self.policy.first, first_failure: None }
+    pub(crate) fn tries(&self, what: &'static str) -> Tries {
+        Tries { retry: self.clone(), what, longest: self.policy.first, first_failure: None }
     }
 }
 
 /// The failures of one call so far.
-pub(crate) struct Tries<'a> {
-    retry: &'a Retry,
+pub(crate) struct Tries {
+    retry: Retry,
     what: &'static str,
     longest: Duration,
     first_failure: Option<u64>,
 }
 
-impl Tries<'_> {
+impl Tries {
     /// Waits until the call may be made again; answers the error where it is final or the policy gives up.
     pub(crate) async fn failed(&mut self, error: Error) -> Result<()> {
-        let Retry { policy, clock, events } = self.retry;
+        tokio::time::sleep(self.pause(error)?).await;
+        Ok(())
+    }
+
+    /// How long to wait until the call may be made again; answers the error where it is final or the policy gives up.
+    pub(crate) fn pause(&mut self, error: Error) -> Result<Duration> {
+        let Retry { policy, clock, events } = &self.retry;
         let now = clock.monotonic_nanos();
         let since = Duration::from_nanos(now - *self.first_failure.get_or_insert(now));
         if !error.is_retryable() || since >= policy.give_up {
@@ -56,9 +62,8 @@ impl Tries<'_> {
         }
         let pause = jitter(self.longest, now);
         events.send(PipelineEvent::Retrying { what: self.what, error: format!("{error:?}"), pause });
-        tokio::time::sleep(pause).await;
         self.longest = (self.longest * 2).min(policy.longest);
-        Ok(())
+        Ok(pause)
     }
 }
 

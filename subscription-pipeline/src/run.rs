@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::begin::Postponed;
 use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
 use crate::config::PipelineConfig;
 use crate::counters::Floors;
@@ -34,6 +35,7 @@ pub(crate) struct Run {
     workers: Vec<Worker>,
     reports: mpsc::UnboundedReceiver<Report>,
     pub(crate) owned: BTreeMap<u32, Owned>,
+    pub(crate) postponed: BTreeMap<u32, Postponed>,
     rows: Option<JoinHandle<Result<RowsDone>>>,
     gold: Option<JoinHandle<Result<GoldDone>>>,
     /// Where partitions began when the lake was first filled.
@@ -99,6 +101,7 @@ impl Run {
             workers: Vec::new(),
             reports: mpsc::unbounded_channel().1,
             owned: BTreeMap::new(),
+            postponed: BTreeMap::new(),
             rows: None,
             gold: None,
             starts: BTreeMap::new(),
@@ -163,6 +166,7 @@ impl Run {
                     },
                 },
             }
+            self.begin_postponed().await?;
             self.cut_if_due();
         }
     }
@@ -236,6 +240,10 @@ impl Run {
                 self.source.release(&partitions).await?;
                 self.events.send(PipelineEvent::Released { partitions });
             }
+            // Nothing is left, so a commit under way that is refused is no reason to give up what comes next.
+            SourceEvent::Lost(partitions) if self.owned.keys().all(|partition| partitions.contains(partition)) => {
+                self.drop_all()?;
+            }
             SourceEvent::Lost(partitions) => {
                 self.drop_partitions(&partitions).await;
                 self.events.send(PipelineEvent::Released { partitions });
@@ -246,8 +254,10 @@ impl Run {
     }
 
     async fn assign(&mut self, assigned: Vec<u32>) -> Result<()> {
-        if let Some(beyond) = assigned.iter().find(|&&p| p >= self.partitions) {
-            return Err(settings::more_partitions(self.partitions, beyond + 1).with("topic", &self.committer.topic));
+        if let Some(last) = assigned.iter().max().filter(|last| **last >= self.partitions) {
+            // The source knows how many there are by now, or nearly so.
+            let is = self.source.identity().await.map_or(0, |identity| identity.partitions).max(last + 1);
+            return Err(settings::more_partitions(self.partitions, is).with("topic", &self.committer.topic));
         }
         let (store, topic) = (self.committer.store.clone(), self.committer.topic.clone());
         let read = || store.state(&topic, &assigned);
@@ -517,12 +527,19 @@ impl Run {
         if error.kind() != ErrorKind::Fenced {
             return Err(error);
         }
-        // What a commit still under way does later is refused by the lake, or was this process's own.
-        self.rows = None;
-        self.gold = None;
         if !self.source.rejoin().await? {
             return Err(error);
         }
+        self.events.send(PipelineEvent::Fenced { error: format!("{error:?}") });
+        self.drop_all()
+    }
+
+    /// Drops all partitions with all that is not committed.
+    fn drop_all(&mut self) -> Result<()> {
+        // What a commit still under way does later is refused by the lake, or was this process's own: that is only told.
+        tell_refused(self.rows.take(), &self.events);
+        tell_refused(self.gold.take(), &self.events);
+        self.postponed.clear();
         let partitions = std::mem::take(&mut self.owned).into_keys().collect();
         self.gauges = Arc::default();
         self.start_workers()?;
@@ -538,6 +555,7 @@ impl Run {
             }
         }
         self.owned.retain(|partition, _| !partitions.contains(partition));
+        self.postponed.retain(|partition, _| !partitions.contains(partition));
     }
 
     pub(crate) fn worker(&self, partition: u32) -> &Worker {
@@ -571,6 +589,20 @@ async fn joined<T>(task: &mut Option<JoinHandle<Result<T>>>) -> Result<T> {
     }
 }
 
+/// Tells of a commit that is waited for no longer, where it is refused.
+fn tell_refused<T: Send + 'static>(commit: Option<JoinHandle<Result<T>>>, events: &Events) {
+    if let Some(commit) = commit {
+        let events = events.clone();
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = commit.await
+                && error.kind() == ErrorKind::Fenced
+            {
+                events.send(PipelineEvent::Fenced { error: format!("{error:?}") });
+            }
+        });
+    }
+}
+
 fn other_inputs(partition: u32, offset: u64) -> Error {
     Error::new(ErrorKind::Mismatch, "the lake was filled from other inputs: the record before its position is another")
         .with("partition", partition)
@@ -581,6 +613,91 @@ fn other_inputs(partition: u32, offset: u64) -> Error {
         )
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use subscription_core::testkit::samples;
+    use subscription_core::{
+        Commit, MemorySource, MemoryStore, SourceIdentity, TableCommit, TableSpan, TableStore as _,
+    };
+
+    use super::*;
+
+    /// A source whose partitions move between processes.
+    struct Group(MemorySource);
+
+    #[async_trait]
+    impl Source for Group {
+        fn topic(&self) -> &str {
+            self.0.topic()
+        }
+
+        async fn identity(&mut self) -> Result<SourceIdentity> {
+            self.0.identity().await
+        }
+
+        async fn next(&mut self) -> Result<SourceEvent> {
+            self.0.next().await
+        }
+
+        async fn start(&mut self, partition: u32, from: u64) -> Result<()> {
+            self.0.start(partition, from).await
+        }
+
+        async fn acknowledge(&mut self, positions: &[(u32, u64)]) -> Result<()> {
+            self.0.acknowledge(positions).await
+        }
+
+        async fn release(&mut self, partitions: &[u32]) -> Result<()> {
+            self.0.release(partitions).await
+        }
+
+        async fn rejoin(&mut self) -> Result<bool> {
+            Ok(true)
+        }
+    }
+
+    /// Moves the table of records as another process does that then dies.
+    async fn fill_bronze(store: &MemoryStore, from: u64) {
+        let admitted = samples::admitted("usage", 0, from);
+        let to = admitted.records.to();
+        let spans = vec![TableSpan { partition: 0, from, to, counters: Vec::new() }];
+        let tables = vec![TableCommit { table: Table::Bronze, spans }];
+        let admitted = vec![Arc::new(admitted)];
+        let commit = Commit { topic: "usage".into(), tables, admitted, ranges: Vec::new() };
+        store.handle().commit(Arc::new(commit)).await.expect("a commit");
+    }
+
+    /// A worker that another process has fenced dies while a commit waits for its rows. The commit can only say that the worker is
+    /// gone, and may be heard of before the worker's own reason, which is what decides: the process joins anew.
+    #[test]
+    fn a_worker_that_is_fenced_under_a_commit_makes_the_process_join_anew() {
+        crate::runtime().expect("a runtime").block_on(async {
+            let store = MemoryStore::new();
+            fill_bronze(&store, 0).await;
+            let behind = store.state("usage", &[0]).await.expect("a state").remove(0);
+            fill_bronze(&store, samples::SAMPLE_SPAN).await;
+
+            let records = RecordBatch::builder("usage".into(), 0, 0).finish(0);
+            let source = Group(MemorySource::new("usage", vec![records]));
+            let pipeline = Pipeline::builder().source(source).store(Arc::new(store)).build().expect("a pipeline");
+            let mut events = pipeline.events();
+            let mut run = Run::new(pipeline).expect("a run");
+            run.agree().await.expect("a lake for this source");
+            run.start_workers().expect("workers");
+            run.worker(0).send(Job::Assign(0, Box::new(behind)));
+            run.cut(GoldCut::None);
+
+            let done = joined(&mut run.rows).await;
+            run.rows = None;
+            assert_eq!(done.as_ref().err().map(Error::kind), Some(ErrorKind::Other), "its silence");
+            run.rows_done(done).await.expect("it joins anew");
+            let told = events.next().await;
+            assert!(matches!(&told, Some(PipelineEvent::Fenced { error }) if error.contains("bronze")), "{told:?}");
+        });
+    }
 }

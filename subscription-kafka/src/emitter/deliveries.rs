@@ -1,7 +1,7 @@
 //! What becomes of the messages that a producer was given.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -13,7 +13,7 @@ use super::message::Message;
 use super::{Counts, EmitterConfig};
 use crate::error::Doing;
 
-/// What a message's place in the spool is, while a producer has it. Shared by all producers of an emitter.
+/// Hears what becomes of messages. Shared by all producers of an emitter.
 #[derive(Clone)]
 pub(super) struct Deliveries(Arc<Inner>);
 
@@ -22,26 +22,36 @@ struct Inner {
     counts: Arc<Counts>,
     holding: Arc<AtomicBool>,
     outcomes: Mutex<Outcomes>,
+    turns: AtomicU64,
 }
 
 struct Outcomes {
     acknowledged: Prefix,
     /// Messages that came back for reasons that will pass, in the order they came back.
-    returned: VecDeque<Returned>,
+    returned: Vec<Returned>,
+}
+
+/// What is known of a message while a producer has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Its place among all messages of the emitter, which it keeps when it is sent again.
+    pub(super) turn: u64,
+    /// Its number in the spool, where it is there.
+    pub(super) number: Option<u64>,
 }
 
 /// A message that the producer gave back.
 pub(super) struct Returned {
-    pub(super) number: Option<u64>,
+    pub(super) place: Place,
     pub(super) timestamp: Option<i64>,
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Vec<u8>,
 }
 
 impl Returned {
-    pub(super) fn new(message: Message<'_>, number: Option<u64>) -> Self {
+    pub(super) fn new(message: Message<'_>, place: Place) -> Self {
         let (key, payload) = (message.key.map(<[u8]>::to_vec), message.payload.to_vec());
-        Self { number, timestamp: message.timestamp, key, payload }
+        Self { place, timestamp: message.timestamp, key, payload }
     }
 
     pub(super) fn message(&self) -> Message<'_> {
@@ -49,21 +59,12 @@ impl Returned {
     }
 }
 
-/// A place in the spool as librdkafka carries it with a message: 0 for none.
-pub(super) fn place(number: Option<u64>) -> usize {
-    number.map_or(0, |number| number as usize + 1)
-}
-
-fn number(place: usize) -> Option<u64> {
-    place.checked_sub(1).map(|number| number as u64)
-}
-
 impl Deliveries {
     /// `first` is the first number of the spool that is not acknowledged.
     pub(super) fn new(config: EmitterConfig, counts: Arc<Counts>, holding: Arc<AtomicBool>, first: u64) -> Self {
         let acknowledged = Prefix { end: first, done: VecDeque::new() };
-        let outcomes = Mutex::new(Outcomes { acknowledged, returned: VecDeque::new() });
-        Self(Arc::new(Inner { config, counts, holding, outcomes }))
+        let outcomes = Mutex::new(Outcomes { acknowledged, returned: Vec::new() });
+        Self(Arc::new(Inner { config, counts, holding, outcomes, turns: AtomicU64::new(0) }))
     }
 
     /// Nobody needs this record of the spool any longer.
@@ -76,9 +77,19 @@ impl Deliveries {
         self.outcomes().acknowledged.end
     }
 
-    /// Moves what came back behind `to`.
+    /// The place of a message that a producer is to be given for the first time.
+    pub(super) fn next(&self, number: Option<u64>) -> Place {
+        Place { turn: self.0.turns.fetch_add(1, Ordering::Relaxed), number }
+    }
+
+    /// Puts what came back among the others, in the order in which it was first sent. It may have come back in another: a producer
+    /// that has failed gives back what waits before what was on its way.
     pub(super) fn take_returned(&self, to: &mut VecDeque<Returned>) {
-        to.append(&mut self.outcomes().returned);
+        let returned = std::mem::take(&mut self.outcomes().returned);
+        if !returned.is_empty() {
+            to.extend(returned);
+            to.make_contiguous().sort_by_key(|returned| returned.place.turn);
+        }
     }
 
     fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
@@ -89,11 +100,11 @@ impl Deliveries {
         Doing { what, config: &self.0.config.kafka }
     }
 
-    fn failed(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, number: Option<u64>) {
+    fn failed(&self, code: RDKafkaErrorCode, message: &BorrowedMessage<'_>, place: Place) {
         let payload = message.payload().unwrap_or_default();
         if is_for_good(code) {
             self.0.counts.lost.fetch_add(1, Ordering::Release);
-            number.into_iter().for_each(|number| self.acknowledge(number));
+            place.number.into_iter().for_each(|number| self.acknowledge(number));
             let error = self.doing("deliver a usage event").code(code, None).with("bytes", payload.len());
             let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
             return (self.0.config.on_problem)(&error.with("tenant", key));
@@ -106,8 +117,8 @@ impl Deliveries {
             Timestamp::CreateTime(millis) => Some(millis),
             _ => None,
         };
-        let returned = Returned::new(Message { timestamp, key: message.key(), payload }, number);
-        self.outcomes().returned.push_back(returned);
+        let returned = Returned::new(Message { timestamp, key: message.key(), payload }, place);
+        self.outcomes().returned.push(returned);
     }
 }
 
@@ -118,17 +129,17 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
+    type DeliveryOpaque = Box<Place>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
         match result {
             Ok(_) => {
-                number(place).into_iter().for_each(|number| self.acknowledge(number));
+                place.number.into_iter().for_each(|number| self.acknowledge(number));
                 self.0.counts.delivered.fetch_add(1, Ordering::Release);
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                self.failed(code, message, number(place));
+                self.failed(code, message, *place);
             }
         }
     }

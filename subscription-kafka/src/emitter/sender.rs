@@ -82,12 +82,12 @@ impl Sender {
         let mut full = false;
         while handed < backlog.min(BATCH) && !full {
             let before = spool.position();
-            let (number, message) = match &self.held {
-                Some(held) => (held.number, held.message()),
+            let (place, message) = match &self.held {
+                Some(held) => (held.place, held.message()),
                 None => match spool.next() {
                     Ok(None) => break,
                     Ok(Some(spooled)) => match Message::decode(spooled.record) {
-                        Some(message) => (Some(spooled.number), message),
+                        Some(message) => (self.producer.context().next(Some(spooled.number)), message),
                         None => {
                             let foreign = Error::new(ErrorKind::Corrupt, "the spool has a record that is no event");
                             lose(&self.shared, &self.producer, spooled.number..spooled.number + 1, foreign);
@@ -104,7 +104,7 @@ impl Sender {
                     }
                 },
             };
-            match send(&self.producer, self.shared.config.kafka.topic(), message, number) {
+            match send(&self.producer, self.shared.config.kafka.topic(), message, place) {
                 Ok(()) => {
                     self.held = None;
                     handed += 1;
@@ -112,13 +112,13 @@ impl Sender {
                 Err(KafkaError::MessageProduction(code)) if is_for_good(code) => {
                     let error = Doing { what: "deliver a usage event", config: &self.shared.config.kafka };
                     let error = error.code(code, None).with("bytes", message.payload.len());
-                    let number = number.unwrap_or_default();
+                    let number = place.number.unwrap_or_default();
                     lose(&self.shared, &self.producer, number..number + 1, error);
                     self.held = None;
                     handed += 1;
                 }
                 Err(_) => {
-                    let held = Returned::new(message, number);
+                    let held = Returned::new(message, place);
                     self.held = Some(held);
                     full = true;
                 }
@@ -132,6 +132,10 @@ impl Sender {
     /// Tries again what came back, once the producer has given back all that it had, so that nothing overtakes.
     fn send_returned(&mut self) {
         let is_broken = self.producer.client().fatal_error().is_some();
+        if is_broken {
+            // It gives back what waits as it fails, and not what it means to try again after that: nothing is given up by time.
+            self.producer.purge(PurgeConfig::default().queue());
+        }
         if !(is_broken || self.shared.holding.load(Ordering::Acquire)) || self.producer.in_flight_count() > 0 {
             return;
         }
@@ -147,7 +151,7 @@ impl Sender {
         }
         while let Some(returned) = self.returned.front() {
             let topic = self.shared.config.kafka.topic();
-            if send(&self.producer, topic, returned.message(), returned.number).is_err() {
+            if send(&self.producer, topic, returned.message(), returned.place).is_err() {
                 return;
             }
             self.returned.pop_front();
@@ -196,7 +200,7 @@ impl Sender {
             let shared = self.shared.clone();
             let mut state = shared.state();
             // What has a number is in the spool already.
-            for returned in self.returned.drain(..).filter(|returned| returned.number.is_none()) {
+            for returned in self.returned.drain(..).filter(|returned| returned.place.number.is_none()) {
                 if let Err(error) = state.spool(returned.message()) {
                     shared.counts.lost.fetch_add(1, Ordering::Release);
                     (shared.config.on_problem)(&error);

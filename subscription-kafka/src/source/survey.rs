@@ -85,6 +85,8 @@ impl Seen {
 pub(super) fn placement(config: &KafkaConfig, mut client: ClientConfig, partitions: u32) -> Result<Option<Placement>> {
     let doing = Doing { what: "look at the topic's first records", config };
     client.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest").remove("group.instance.id");
+    // What there is, at once: a topic with few records has no more.
+    client.set("fetch.min.bytes", "1");
     let consumer: BaseConsumer<Listening> =
         client.create_with_context(Listening::default()).map_err(|e| doing.failed(e))?;
     let mut list = TopicPartitionList::new();

@@ -167,6 +167,34 @@ fn each_once_whoever_writes() {
     });
 }
 
+/// A producer that another has fenced has failed for good. The sink that had it makes a new one, and goes on where the other is;
+/// a partition that comes back is written to without being refused first.
+#[test]
+fn a_producer_that_was_fenced_is_replaced() {
+    let Some(broker) = shared() else { return };
+    runtime().block_on(async {
+        let kafka = topics(&broker.address(), &["usage"]).await;
+        let pipeline = unique("fenced");
+        let sinks = [open(&kafka, &pipeline).await, open(&kafka, &pipeline).await];
+        let rounds = 8;
+        for round in 0..rounds {
+            let (owner, before) = (&sinks[round % 2], &sinks[(round + 1) % 2]);
+            let at = round as u64 * samples::SAMPLE_SPAN;
+            assert_eq!(owner.position("usage", 3).await.unwrap().unwrap_or(0), at);
+            owner.write(&letters("usage", 3, at)).await.unwrap();
+            // The one that had the partition before does not know yet, unless it never had it.
+            let late = before.write(&letters("usage", 3, at)).await;
+            assert_eq!(late.err().map(|error| error.kind()), (round > 0).then_some(ErrorKind::Fenced));
+            before.write(&letters("usage", 3, at)).await.expect("by now it knows that these are written");
+        }
+        let mut offsets: Vec<u64> = all(&kafka).iter().map(|got| got.coordinates().2).collect();
+        let count = offsets.len();
+        offsets.sort_unstable();
+        offsets.dedup();
+        assert_eq!((offsets.len(), count), (4 * rounds, 4 * rounds), "each once");
+    });
+}
+
 #[test]
 fn what_is_wrong_is_told() {
     let Some(broker) = shared() else { return };

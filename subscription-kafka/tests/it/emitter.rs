@@ -385,3 +385,75 @@ fn a_topic_that_comes_later() {
         assert!(problems.len() < 50, "told once a try, not once an event: {}", problems.len());
     }
 }
+
+/// A producer that fails for good, with messages on their way and messages that wait, is replaced by a new one: what the broker
+/// would not take is all that is missing, and each tenant's events are in their order.
+///
+/// An idempotent producer fails for good where the broker refuses one of its messages and no gap may be left.
+#[test]
+fn a_producer_that_fails_for_good_is_replaced() {
+    const EVENTS: u64 = 4_000;
+    let Some(broker) = shared() else { return };
+    for kept in [Kept::Memory, Kept::Spool, Kept::WriteAhead] {
+        let name = crate::support::unique("fatal");
+        let mut kafka = KafkaConfig::new(broker.address(), &name).unwrap();
+        let mut spec = subscription_kafka::TopicSpec {
+            partitions: 4,
+            ..subscription_kafka::TopicSpec::default().with_replication(1)
+        };
+        spec.config.insert("max.message.bytes".to_owned(), "5000".to_owned());
+        runtime().block_on(subscription_kafka::TopicAdmin::new(kafka.clone()).unwrap().create(&spec)).unwrap();
+        // A message a request, so that no other is refused with it.
+        for (property, value) in
+            [("enable.gapless.guarantee", "true"), ("compression.type", "none"), ("batch.num.messages", "1")]
+        {
+            kafka = kafka.with_property(property, value).unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let problems = Arc::new(Mutex::new(Vec::new()));
+        let told = problems.clone();
+        let config = config(&kafka, kept, folder.path());
+        let emitter = open(config.on_problem(move |error| told.lock().unwrap().push(error.to_string())));
+        let is_large = |n: u64| n % 1_000 == 500;
+        // Each call takes a number, whether or not it is accepted: with no place but memory an event is refused while there is no producer.
+        let (mut calls, mut accepted) = (0, Vec::new());
+        for n in 0..EVENTS {
+            let tenant = tenant(n);
+            let mut event = samples::usage_event(n, &tenant);
+            if is_large(n) {
+                event.user_agent = Some("x".repeat(6_000).into());
+            }
+            loop {
+                let emitted = emitter.emit(&event);
+                calls += 1;
+                match emitted {
+                    Ok(()) => break,
+                    Err(error) => assert!(kept == Kept::Memory && error.is_retryable(), "{kept:?}: {n}: {error:?}"),
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !is_large(n) {
+                accepted.push(calls - 1);
+            }
+            // Slow enough for some to have been delivered before the next failure.
+            if n % 10 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        emitter.flush(LONG).unwrap_or_else(|error| panic!("{kept:?}: {error:?} {:?}", problems.lock().unwrap()));
+        let counts = emitter.counts();
+        emitter.close(LONG).unwrap();
+        let delivered = accepted.len() as u64;
+        assert_eq!(
+            (counts.accepted, counts.delivered, counts.lost),
+            (EVENTS, delivered, EVENTS - delivered),
+            "{kept:?}"
+        );
+        let arrived = check_arrived(&all(&kafka, 4), 4);
+        assert_eq!(arrived.into_values().collect::<Vec<_>>(), [accepted], "{kept:?}");
+        let problems = problems.lock().unwrap();
+        let fatal = problems.iter().filter(|problem| problem.to_lowercase().contains("gap-less")).count();
+        println!("{kept:?}: {fatal} producers failed for good");
+        assert!(fatal > 0, "no producer failed, so this shows nothing: {problems:?}");
+    }
+}

@@ -3,25 +3,31 @@
 //!
 //! `FAULTS=100 FAULT_SEED=7 cargo test -p subscription-examples --test binary group -- --nocapture` is a campaign.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::producer::Producer;
+use serde_json::Value;
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
-use subscription_core::{Clock as _, RecordBatch, SystemClock};
+use subscription_core::{Clock as _, RecordBatch, SystemClock, Table, murmur2_partition};
 
-use super::Kafka;
 use super::broker::Broker;
+use super::{Kafka, runtime};
 
 const PARTITIONS: u32 = 6;
 
 /// Sessions that time out in seconds, and commits that are small.
 const FLAGS: &str = "--commit-interval 100ms --gold-interval 400ms --workers 1 -X session.timeout.ms=3000 \
                      -X heartbeat.interval.ms=500 -X max.poll.interval.ms=12000";
+
+/// Between two batches of records.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What can happen. A session lasts 3 s, so of the second and the third others take over.
 const KINDS: [&str; 4] = ["kill and restart", "kill, 4 s away", "5 s asleep", "broker"];
@@ -31,18 +37,35 @@ pub(super) fn signal(process: &Child, name: &str) {
     assert!(sent.expect("kill").success(), "SIG{name} to {}", process.id());
 }
 
+/// Waits until every thread of it is stopped, so that nothing of it is on its way any more.
+fn wait_until_stopped(process: &Child) {
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).unwrap_or_default();
+        // A thread that has ended meanwhile has no state. The name before the state may have spaces.
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+    };
+    let tasks = format!("/proc/{}/task", process.id());
+    while !std::fs::read_dir(&tasks).expect("threads").all(is_stopped) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A process of the group, with what it says in a file.
 struct Member {
     process: Child,
-    says: std::path::PathBuf,
+    says: PathBuf,
 }
 
 impl Member {
     fn start(kafka: &Kafka, number: usize) -> Self {
+        Self::start_with(kafka, number, FLAGS)
+    }
+
+    fn start_with(kafka: &Kafka, number: usize, flags: &str) -> Self {
         let says = kafka.bench.path(&format!("member-{number}.txt"));
         let process = kafka
             .bench
-            .command(&kafka.line("lake", FLAGS))
+            .command(&kafka.line("lake", flags))
             .stdout(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&says).expect("a file"))
             .spawn()
@@ -97,8 +120,8 @@ fn records(seed: u64, events: u64) -> Vec<RecordBatch> {
     batches.into_iter().map(small).collect()
 }
 
-/// Sends at a steady rate until all is sent or it is enough.
-fn load(kafka: &Kafka, batches: &[RecordBatch], enough: &AtomicBool, sent: &AtomicUsize) {
+/// Sends a batch every `pause` until all is sent or it is enough.
+fn load(kafka: &Kafka, batches: &[RecordBatch], pause: Duration, enough: &AtomicBool, sent: &AtomicUsize) {
     let producer = kafka.producer();
     for batch in batches {
         if enough.load(Ordering::Relaxed) {
@@ -106,7 +129,7 @@ fn load(kafka: &Kafka, batches: &[RecordBatch], enough: &AtomicBool, sent: &Atom
         }
         batch.iter().for_each(|record| kafka.send(&producer, batch.partition(), &record));
         sent.fetch_add(batch.len(), Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause);
     }
     producer.flush(Duration::from_secs(300)).expect("delivered");
 }
@@ -129,34 +152,57 @@ impl Random {
     }
 }
 
+/// A version of a table: who wrote it, and the partitions whose position it moves.
+struct Version {
+    number: u64,
+    writer: String,
+    moves: Vec<u32>,
+}
+
+/// The versions of a table from a number on, by its Delta log.
+fn versions(lake: &Path, table: &str, from: u64) -> Vec<Version> {
+    let entry = |number: u64| {
+        let path = lake.join(table).join(format!("_delta_log/{number:020}.json"));
+        let text = std::fs::read_to_string(path).ok()?;
+        let actions = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let mut version = Version { number, writer: String::new(), moves: Vec::new() };
+        for action in actions {
+            if let Some(writer) = action["commitInfo"]["subscriptionWriter"].as_str() {
+                version.writer = writer.to_owned();
+            }
+            // Positions are named pipeline/topic/partition; what has a fourth part is a counter.
+            let app = action["txn"]["appId"].as_str().unwrap_or_default().split('/').collect::<Vec<_>>();
+            if let [_, _, partition] = app[..] {
+                version.moves.push(partition.parse().expect("a number"));
+            }
+        }
+        Some(version)
+    };
+    (from..).map_while(entry).collect()
+}
+
 /// How long partitions stand still in the lake, by what Silver's log says of their positions.
 struct Progress {
-    log: std::path::PathBuf,
+    lake: PathBuf,
     clock: SystemClock,
     version: u64,
     /// When each partition moved last.
-    moved: BTreeMap<String, Duration>,
+    moved: BTreeMap<u32, Duration>,
 }
 
 impl Progress {
     fn new(kafka: &Kafka) -> Self {
-        let log = kafka.bench.path("lake/silver_api_usage/_delta_log");
-        Self { log, clock: SystemClock::new(), version: 1, moved: BTreeMap::new() }
+        Self { lake: kafka.bench.path("lake"), clock: SystemClock::new(), version: 1, moved: BTreeMap::new() }
     }
 
     /// The longest that a partition which has moved now stood still before.
     fn look(&mut self) -> Duration {
         let now = Duration::from_nanos(self.clock.monotonic_nanos());
         let mut longest = Duration::ZERO;
-        while let Ok(commit) = std::fs::read_to_string(self.log.join(format!("{:020}.json", self.version))) {
-            self.version += 1;
-            let actions = commit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-            for action in actions {
-                let app = action["txn"]["appId"].as_str().unwrap_or_default();
-                // Positions are named pipeline/topic/partition.
-                if app.split('/').count() == 3
-                    && let Some(before) = self.moved.insert(app.to_owned(), now)
-                {
+        for version in versions(&self.lake, "silver_api_usage", self.version) {
+            self.version = version.number + 1;
+            for partition in version.moves {
+                if let Some(before) = self.moved.insert(partition, now) {
                     longest = longest.max(now - before);
                 }
             }
@@ -189,7 +235,7 @@ fn faults_change_no_row() {
             }
             longest
         });
-        scope.spawn(|| load(&kafka, &batches, &enough, &sent));
+        scope.spawn(|| load(&kafka, &batches, PAUSE, &enough, &sent));
         // Ends the load whatever happens, so that a failure is told.
         let _end = End(&enough);
         let mut random = Random(seed);
@@ -259,15 +305,34 @@ impl Drop for End<'_> {
 }
 
 /// Partitions a member says that it has.
-fn held(said: &str) -> i64 {
-    let count = |list: &str| list.split(',').filter(|n| !n.trim().is_empty()).count() as i64;
-    said.lines()
-        .filter_map(|line| {
-            let (what, list) = line.strip_prefix("partitions ")?.split_once(": [")?;
-            let n = count(list.trim_end_matches(']'));
-            Some(if what == "assigned" { n } else { -n })
-        })
-        .sum()
+fn held(said: &str) -> BTreeSet<u32> {
+    let mut held = BTreeSet::new();
+    for line in said.lines() {
+        let Some((what, list)) = line.strip_prefix("partitions ").and_then(|line| line.split_once(": [")) else {
+            continue;
+        };
+        let partitions = list.trim_end_matches(']').split(", ").filter_map(|number| number.parse().ok());
+        match what {
+            "assigned" => held.extend(partitions),
+            _ => partitions.for_each(|partition| {
+                held.remove(&partition);
+            }),
+        }
+    }
+    held
+}
+
+/// Waits until the members have so many partitions, in ascending order.
+fn wait_for(members: &mut [Member], wanted: &[usize], context: &str) {
+    loop {
+        members.iter_mut().for_each(|member| member.assert_runs(context));
+        let mut have: Vec<_> = members.iter().map(|member| held(&member.said()).len()).collect();
+        have.sort_unstable();
+        if have == wanted {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
@@ -276,29 +341,142 @@ fn members_come_and_go() {
     let batches = records(3, 40_000);
     let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        scope.spawn(|| load(&kafka, &batches, &enough, &sent));
+        scope.spawn(|| load(&kafka, &batches, PAUSE, &enough, &sent));
         let _end = End(&enough);
-        let wait = |members: &mut Vec<Member>, wanted: &[i64]| loop {
-            members.iter_mut().for_each(|member| member.assert_runs("members come and go"));
-            let mut have: Vec<_> = members.iter().map(|member| held(&member.said())).collect();
-            have.sort_unstable();
-            if have == wanted {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
         // Two at once: they agree on the lake's settings.
         let mut members = vec![Member::start(&kafka, 0), Member::start(&kafka, 1)];
-        wait(&mut members, &[3, 3]);
+        wait_for(&mut members, &[3, 3], "members come and go");
         members.push(Member::start(&kafka, 2));
-        wait(&mut members, &[2, 2, 2]);
+        wait_for(&mut members, &[2, 2, 2], "members come and go");
         members.remove(0).stop("the first leaves");
-        wait(&mut members, &[3, 3]);
+        wait_for(&mut members, &[3, 3], "members come and go");
         members.remove(0).stop("the second leaves");
-        wait(&mut members, &[6]);
+        wait_for(&mut members, &[6], "members come and go");
         enough.store(true, Ordering::Relaxed);
         members.remove(0).stop("the last leaves");
     });
     kafka.run("lake", "").ok();
     kafka.assert_is_reference("lake", "members come and go");
+}
+
+/// A process that sleeps for longer than its session, until another has its partitions and has committed to every table. It wakes with
+/// rows that are not committed; by the logs of all tables, which name the writer, no version is its from when it fell asleep until it
+/// has given up all that it had.
+#[test]
+fn a_zombie_commits_nothing() {
+    let Some(kafka) = Kafka::shared(PARTITIONS) else { return };
+    let batches = records(5, 120_000);
+    let (enough, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| load(&kafka, &batches, 3 * PAUSE, &enough, &sent));
+        let _end = End(&enough);
+        let mut members = vec![Member::start(&kafka, 0)];
+        wait_for(&mut members, &[PARTITIONS as usize], "the first alone");
+        let lake = kafka.bench.path("lake");
+        let writer = loop {
+            // Version 0 is that which made the table.
+            if let Some(first) = versions(&lake, Table::Silver.name(), 1).first() {
+                break first.writer.clone();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        members.push(Member::start(&kafka, 1));
+        let mut shown = false;
+        for round in 1.. {
+            wait_for(&mut members, &[3, 3], "both");
+            let (zombie, other) = (&members[0], &members[1]);
+            let before = zombie.said().len();
+            signal(&zombie.process, "STOP");
+            wait_until_stopped(&zombie.process);
+            let its = held(&zombie.said());
+            let asleep = Table::ALL.map(|table| versions(&lake, table.name(), 0).len() as u64);
+            let since = |at: usize| versions(&lake, Table::ALL[at].name(), asleep[at]);
+            let taken_over = |at: usize| {
+                let moved: BTreeSet<u32> = since(at).into_iter().flat_map(|version| version.moves).collect();
+                its.is_subset(&moved)
+            };
+            while held(&other.said()).len() < PARTITIONS as usize || !(0..Table::ALL.len()).all(taken_over) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            signal(&zombie.process, "CONT");
+            let said = || zombie.said()[before..].to_owned();
+            let is_refused = || said().contains("another process took over");
+            // What it is given after that, it may commit.
+            let is_given_more = || said().contains("partitions assigned");
+            let assert_nothing_is_its = || {
+                let versions: Vec<Vec<Version>> = (0..Table::ALL.len()).map(since).collect();
+                // Looked at after the versions were: then they are all from before.
+                let shows = !is_given_more();
+                for (table, version) in
+                    Table::ALL.iter().zip(&versions).flat_map(|(table, of)| of.iter().map(move |v| (table, v)))
+                {
+                    let its = version.writer == writer && shows;
+                    assert!(!its, "version {} of {} is the zombie's: {}", version.number, table.name(), said());
+                }
+                shows
+            };
+            while !said().contains("partitions released") {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            shown |= assert_nothing_is_its();
+            // A commit that it began as it woke is refused; often it is told that its partitions are lost before it begins one.
+            while !is_given_more() && !is_refused() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let refused = is_refused() && assert_nothing_is_its();
+            println!("round {round}, {its:?}: {}", if refused { "it was refused" } else { "it was not seen to try" });
+            if shown && (refused || round >= 3) {
+                break;
+            }
+            assert!(round < 6, "each time it had others before we could look");
+        }
+        wait_for(&mut members, &[3, 3], "both in the end");
+        enough.store(true, Ordering::Relaxed);
+        members.into_iter().for_each(|member| member.stop("zombie"));
+    });
+    kafka.run("lake", "").ok();
+    kafka.assert_is_reference("lake", "zombie");
+}
+
+/// Partitions that are added while processes run: each of them ends and says why, and what is not in the lake is still in the topic.
+#[test]
+fn partitions_added_meanwhile_are_refused() {
+    const BEFORE: u32 = 4;
+    let Some(kafka) = Kafka::shared(BEFORE) else { return };
+    let place = |partitions| move |tenant: &str| murmur2_partition(tenant.as_bytes(), partitions);
+    kafka.produce_events(0..200, place(BEFORE));
+    let flags = format!("{FLAGS} -X topic.metadata.refresh.interval.ms=500");
+    let mut members: Vec<_> = (0..2).map(|number| Member::start_with(&kafka, number, &flags)).collect();
+    wait_for(&mut members, &[2, 2], "before");
+    let read = || kafka.bench.column("bronze_api_usage", "offset").len();
+    while read() < 200 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let more = NewPartitions::new(&kafka.topic, BEFORE as usize + 2);
+    runtime().block_on(kafka.admin().create_partitions([&more], &AdminOptions::new())).expect("partitions");
+    // Some producers know of them already, and some do not.
+    kafka.produce_events(200..300, place(BEFORE));
+    kafka.produce_events(300..400, place(BEFORE + 2));
+    for mut member in members {
+        let code = member.process.wait().expect("an end").code();
+        let said = member.said();
+        assert_eq!(code, Some(5), "{said}");
+        for word in ["partitions were added", "would be in two", "lake: 4", "now: 6", "make a new topic"] {
+            assert!(said.contains(word), "no `{word}` in: {said}");
+        }
+    }
+    kafka.bench.pipeline("verify --lake lake").ok();
+    let mut offsets = vec![BTreeSet::new(); BEFORE as usize];
+    let coordinates = kafka.bench.column("bronze_api_usage", "partition");
+    for (partition, offset) in coordinates.iter().zip(kafka.bench.column("bronze_api_usage", "offset")) {
+        let partition = partition.as_u64().expect("a number") as usize;
+        assert!(offsets[partition].insert(offset.as_u64().expect("a number")), "{partition}, {offset} twice");
+    }
+    // The topic goes on where the lake ends.
+    let topic = kafka.records();
+    for (partition, offsets) in offsets.iter().enumerate() {
+        assert!(offsets.iter().copied().eq(0..offsets.len() as u64), "partition {partition}: {offsets:?}");
+        assert!(offsets.len() <= topic[partition].len());
+    }
+    assert_eq!(topic.iter().map(RecordBatch::len).sum::<usize>(), 400);
 }
