@@ -1,15 +1,16 @@
 //! Decisions against a real server, from several processes at once: how long they take, and that no tenant is admitted more
 //! than its limit says, nor denied below it.
 //!
-//! `cargo bench -p subscription-redis --bench decisions -- [processes] [decisions a second] [seconds] [fixed|sliding|near]`
+//! `cargo bench -p subscription-redis --bench decisions -- [processes] [decisions a second] [seconds] [fixed|sliding|near] [bursts|even]`
 //!
 //! * `fixed` (default): in no minute more than the limit L.
 //! * `sliding`: at no millisecond is what was admitted in its minute, and the share of the minute before that counts then, more
 //!   than L.
 //! * `near`: fixed, with the near cache of share f in each of n processes: in no minute more than L + n·⌊f·L ÷ n⌋.
 //!
-//! Each process sends its part by the clock, whether or not earlier ones were answered (no coordinated omission), in bursts
-//! of what is due in a millisecond.
+//! Each process sends its part by the clock, whether or not earlier ones were answered (no coordinated omission). With `bursts`
+//! (default) what is due in a millisecond is sent together, so that a decision also waits for those before it; with `even` each is
+//! sent when it is due, as requests of many clients come, by a thread of its own that sleeps in between.
 
 #[path = "../tests/it/server.rs"]
 mod server;
@@ -26,6 +27,7 @@ use subscription_core::{
     SystemClock, WindowAlgorithm, WindowKind,
 };
 use subscription_redis::{RedisConfig, RedisCounters};
+use tokio::sync::mpsc;
 
 const TENANTS: usize = 50;
 /// Reached within a minute by some and not by others.
@@ -61,24 +63,26 @@ impl Mode {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [child, url, processes, rate, seconds, mode] = &arguments[..]
+    if let [child, url, processes, rate, seconds, mode, pace] = &arguments[..]
         && child == "child"
     {
         let number = |text: &str| text.parse().expect("a number");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        return runtime.block_on(child_process(url, number(processes), number(rate), number(seconds), Mode::of(mode)));
+        let pace = Pace { rate: number(rate), seconds: number(seconds), even: pace == "even" };
+        return runtime.block_on(child_process(url, number(processes), pace, Mode::of(mode)));
     }
     let number = |at: usize, default| arguments.get(at).map_or(default, |text| text.parse().expect("a number"));
-    parent(number(0, 2), number(1, 20_000), number(2, 20), arguments.get(3).map_or("fixed", String::as_str));
+    let word = |at: usize, default| arguments.get(at).map_or(default, String::as_str);
+    parent(number(0, 2), number(1, 20_000), number(2, 20), word(3, "fixed"), word(4, "bursts"));
 }
 
-fn parent(processes: u64, rate: u64, seconds: u64, mode: &str) {
+fn parent(processes: u64, rate: u64, seconds: u64, mode: &str, pace: &str) {
     let Some(servers) = Servers::up(&[]) else { return };
     let children: Vec<_> = (0..processes)
         .map(|_| {
             Command::new(std::env::current_exe().expect("this program"))
                 .args(["child", servers.url(), &processes.to_string(), &(rate / processes).to_string()])
-                .args([&seconds.to_string(), mode])
+                .args([&seconds.to_string(), mode, pace])
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("a child")
@@ -123,7 +127,7 @@ fn parent(processes: u64, rate: u64, seconds: u64, mode: &str) {
         })
     };
     println!(
-        "{mode}, {processes} processes, {rate} decisions/s asked, {} made, {near} of all by the near cache, {failed} unanswered",
+        "{mode}, {pace}, {processes} processes, {rate} decisions/s asked, {} made, {near} of all by the near cache, {failed} unanswered",
         decided / seconds
     );
     for (name, p) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)] {
@@ -195,7 +199,34 @@ fn check_sliding(admitted: &Counts, denied: &Counts, failed: u64) {
     assert!(failed > 0 || wrongly == 0, "a decision was denied below the limit");
 }
 
-async fn child_process(url: &str, processes: u64, rate: u64, seconds: u64, mode: Mode) {
+/// When decisions are made.
+#[derive(Clone, Copy)]
+struct Pace {
+    rate: u64,
+    seconds: u64,
+    even: bool,
+}
+
+impl Pace {
+    /// The numbers of decisions, each when it is due.
+    fn start(self, clock: SystemClock) -> mpsc::UnboundedReceiver<u64> {
+        let Self { rate, seconds, even } = self;
+        let (sender, due) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let begin = clock.monotonic_nanos();
+            for n in 0..rate * seconds {
+                let early = (begin + n * 1_000_000_000 / rate).saturating_sub(clock.monotonic_nanos());
+                if early > 0 {
+                    std::thread::sleep(Duration::from_nanos(if even { early } else { 1_000_000 }));
+                }
+                let _ = sender.send(n);
+            }
+        });
+        due
+    }
+}
+
+async fn child_process(url: &str, processes: u64, pace: Pace, mode: Mode) {
     let counters = Arc::new(RedisCounters::connect(RedisConfig::new(url).expect("a URL")).await.expect("a server"));
     let clock = SystemClock::new();
     let mut config = EnforcerConfig::default();
@@ -214,13 +245,8 @@ async fn child_process(url: &str, processes: u64, rate: u64, seconds: u64, mode:
     });
     let names: Vec<Arc<str>> = (0..TENANTS).map(|n| format!("tenant-{n}").into()).collect();
     let mut tasks = tokio::task::JoinSet::new();
-    let begin = clock.monotonic_nanos();
-    for n in 0..rate * seconds {
-        let due = begin + n * 1_000_000_000 / rate;
-        // The timer's granularity is a millisecond: what is due within it is sent together.
-        if let Some(early) = due.checked_sub(clock.monotonic_nanos()).filter(|early| *early > 0) {
-            tokio::time::sleep(Duration::from_nanos(early)).await;
-        }
+    let mut due = pace.start(clock);
+    while let Some(n) = due.recv().await {
         let sent = clock.monotonic_nanos();
         // Tenants differ in how much they ask: the first half three times as much.
         let tenant = names[(n / 2 * 31) as usize % if n % 2 == 0 { TENANTS / 2 } else { TENANTS }].clone();
