@@ -1,6 +1,6 @@
 //! A decision, beside `limitador` and `governor` in the same run: in memory and, where they can, through a real Redis.
 //!
-//! `cd benches/peers && cargo bench`
+//! `cd benches/peers && cargo bench [--features redis]`: with the feature `limitador` goes through Redis too, and RocksDB is built.
 //!
 //! What each does in a call:
 //!
@@ -23,9 +23,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use governor::{DefaultKeyedRateLimiter, Quota};
+use limitador::RateLimiter;
 use limitador::limit::{Context, Limit, Namespace};
-use limitador::storage::redis::AsyncRedisStorage;
-use limitador::{AsyncRateLimiter, RateLimiter};
 use server::Servers;
 use subscription_core::{Check, CounterStore, Limits, MemoryCounters, WindowAlgorithm};
 
@@ -91,14 +90,19 @@ fn through_redis(c: &mut Criterion) {
             assert!(runtime.block_on(counters.check_and_add(check, DEADLINE)).expect("a decision").allowed);
         });
     }
-    let storage = runtime.block_on(AsyncRedisStorage::new(servers.url())).expect("a server");
-    let limiter = AsyncRateLimiter::new_with_storage(Box::new(storage));
-    limitador_limits().into_iter().for_each(|limit| assert!(limiter.add_limit(limit)));
-    let namespace = Namespace::from("bench");
-    each(&mut group, "limitador", &tenants, |tenant| {
-        let checked = runtime.block_on(limiter.check_rate_limited_and_update(&namespace, &context(tenant), 1));
-        assert!(!checked.expect("counters").limited);
-    });
+    #[cfg(feature = "redis")]
+    {
+        use limitador::{AsyncRateLimiter, storage::redis::AsyncRedisStorage};
+
+        let storage = runtime.block_on(AsyncRedisStorage::new(servers.url())).expect("a server");
+        let limiter = AsyncRateLimiter::new_with_storage(Box::new(storage));
+        limitador_limits().into_iter().for_each(|limit| assert!(limiter.add_limit(limit)));
+        let namespace = Namespace::from("bench");
+        each(&mut group, "limitador", &tenants, |tenant| {
+            let checked = runtime.block_on(limiter.check_rate_limited_and_update(&namespace, &context(tenant), 1));
+            assert!(!checked.expect("counters").limited);
+        });
+    }
     group.finish();
 }
 
