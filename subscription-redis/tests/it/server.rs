@@ -19,7 +19,8 @@ pub(crate) struct Servers {
 }
 
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev/redis.sh")
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.map(|folder| folder.join("dev/redis.sh")).find(|script| script.exists()).expect("dev/redis.sh")
 }
 
 impl Servers {
