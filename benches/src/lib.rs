@@ -2,6 +2,7 @@
 //! compares a whole run with their sum.
 
 mod process;
+mod times;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -14,7 +15,8 @@ use subscription_core::{
 };
 use subscription_delta::{DeltaConfig, DeltaStore};
 
-pub use process::{Usage, heading, pipeline, usage};
+pub use process::{Usage, gateway, heading, pipeline, usage};
+pub use times::Times;
 
 /// The records of one partition of eight, and what the engine makes of them.
 pub struct Parts {

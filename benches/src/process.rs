@@ -28,15 +28,27 @@ pub fn usage(id: u32) -> Option<Usage> {
     Some(Usage { cpu, peak_mib: mib("VmHWM:")?, resident_mib: mib("VmRSS:")? })
 }
 
-/// The release binary beside this benchmark, or the one that `PIPELINE_BIN` names.
+/// The release binary `pipeline` beside this benchmark, or the one that `PIPELINE_BIN` names.
 ///
 /// # Panics
 /// If there is none.
 pub fn pipeline() -> Command {
-    let path = std::env::var_os("PIPELINE_BIN").map_or_else(
+    binary("pipeline", "PIPELINE_BIN")
+}
+
+/// The release binary `gateway` beside this benchmark, or the one that `GATEWAY_BIN` names.
+///
+/// # Panics
+/// If there is none.
+pub fn gateway() -> Command {
+    binary("gateway", "GATEWAY_BIN")
+}
+
+fn binary(name: &str, variable: &str) -> Command {
+    let path = std::env::var_os(variable).map_or_else(
         || {
             let here = std::env::current_exe().expect("a path");
-            here.ancestors().nth(2).expect("target/release/deps").join("pipeline")
+            here.ancestors().nth(2).expect("target/release/deps").join(name)
         },
         PathBuf::from,
     );

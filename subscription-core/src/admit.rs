@@ -2,13 +2,14 @@
 
 mod prepared;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::dedup::{AdmitLimits, BatchIds, IdMemory};
 use crate::error::{Error, ErrorKind, Result};
 use crate::partition::Routing;
 use crate::plan::Catalog;
-use crate::rows::{Admitted, Counts};
+use crate::rows::{Admitted, Counts, EventBatch};
 use crate::rules::Rules;
 use crate::store::{AcceptedId, IdLookup};
 use crate::time::Timestamp;
@@ -42,6 +43,14 @@ pub struct AdmitStart {
     pub watermark: Option<Timestamp>,
     /// The greatest record timestamp read; `None` before the first record.
     pub ingestion_time: Option<Timestamp>,
+}
+
+/// What [`AdmitEngine::ahead`] has seen of the batches that wait. Begins empty, and is to be emptied when none waits.
+#[derive(Debug, Clone, Default)]
+pub struct Ahead {
+    /// The greatest time at which each id that was seen is, or may be, accepted.
+    ids: HashMap<(u64, [u64; 2]), Option<Timestamp>>,
+    watermark: Option<Timestamp>,
 }
 
 /// One partition's state machine from records to accepted, duplicate, quarantined and dead ones.
@@ -137,6 +146,32 @@ impl AdmitEngine {
             }
         }
         questions
+    }
+
+    /// The events of a batch that will be accepted whatever the lake says, before it can be applied: answers that it, or
+    /// one before it, needs are still missing. An event that is not late never depends on one that is, so those that are
+    /// left out are late ones, and the few others of which memory does not know all.
+    ///
+    /// To be called once for each batch, in their order, from the first that was not applied on. Changes nothing.
+    pub fn ahead(&self, prepared: &Prepared, ahead: &mut Ahead) -> EventBatch {
+        let lateness = self.config.rules.lateness_ms;
+        let mut watermark = self.watermark.max(ahead.watermark);
+        let mut rows = Vec::new();
+        for (index, time) in prepared.ids.times().enumerate() {
+            let least = watermark.unwrap_or(Timestamp::MIN);
+            let key = self.ids.key(&prepared.ids, index);
+            let latest = ahead.ids.entry(prepared.ids.identity(index)).or_default();
+            if time < least || latest.is_some_and(|latest| latest >= least) || self.ids.has_since(&key, least) {
+                continue;
+            }
+            *latest = (*latest).max(Some(time));
+            if self.ids.unknown(&key, time, watermark).is_none() {
+                rows.push(prepared.rows.rows[index]);
+                watermark = watermark.max(Some(time.plus_millis(-lateness)));
+            }
+        }
+        ahead.watermark = watermark;
+        prepared.rows.with_rows(rows)
     }
 
     /// Decides on the records of a batch, one after the other. `answers` are the lake's, in the order of

@@ -77,6 +77,11 @@ impl BatchIds {
         self.ids.iter().map(|id| id.time)
     }
 
+    /// What an event and its duplicates share; that another does so too is as good as impossible.
+    pub(crate) fn identity(&self, index: usize) -> (u64, [u64; 2]) {
+        (self.ids[index].tenant_hash, self.ids[index].id)
+    }
+
     /// The memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.ids.len() * size_of::<BatchId>() + self.names.len()

@@ -37,7 +37,7 @@ mod validate;
 mod varint;
 mod window;
 
-pub use admit::{AdmitEngine, AdmitStart, EngineConfig, Prepared};
+pub use admit::{AdmitEngine, AdmitStart, Ahead, EngineConfig, Prepared};
 pub use aggregate::{AggregateEngine, GoldCut};
 pub use clock::{Clock, SystemClock};
 pub use counter::{Addition, Check, CounterStore, MemoryCounters, Scope, Settled, TenantCounters, WindowCounter};

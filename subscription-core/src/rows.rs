@@ -114,6 +114,13 @@ pub struct EventRow {
     pub labels: Option<Text>,
 }
 
+impl EventRow {
+    /// What the event counts against quotas: nothing if the request was denied.
+    pub fn quota_used(&self) -> i64 {
+        if self.response_status_code == 429 { 0 } else { self.quota_cost.unwrap_or(1).max(0) }
+    }
+}
+
 impl EventBatch {
     /// An empty batch that owns its texts, to be filled by a store that reads rows back.
     pub fn builder() -> EventBatchBuilder {
@@ -133,12 +140,12 @@ impl EventBatch {
     /// The same batch without the rows before offset `from`.
     pub fn since(&self, from: u64) -> Self {
         let first = self.rows.partition_point(|row| row.offset < from);
-        Self {
-            base: self.base.clone(),
-            extra: self.extra.clone(),
-            rows: self.rows[first..].to_vec(),
-            labels: self.labels.clone(),
-        }
+        self.with_rows(self.rows[first..].to_vec())
+    }
+
+    /// The same batch with these of its rows.
+    pub(crate) fn with_rows(&self, rows: Vec<EventRow>) -> Self {
+        Self { base: self.base.clone(), extra: self.extra.clone(), rows, labels: self.labels.clone() }
     }
 
     /// A text of one of this batch's rows.

@@ -38,8 +38,9 @@ enum Verdict {
     Dead,
 }
 
-/// The verdicts as `docs/semantics.md` defines them.
-fn expected(sent: &[Sent]) -> (Vec<Verdict>, Option<Timestamp>) {
+/// The verdicts as `docs/semantics.md` defines them, the watermark at the end, and the offsets accepted behind it.
+fn expected(sent: &[Sent]) -> (Vec<Verdict>, Option<Timestamp>, Vec<u64>) {
+    let mut behind = Vec::new();
     let mut accepted: Vec<(u8, u8, Timestamp)> = Vec::new();
     let mut watermark: Option<Timestamp> = None;
     let verdicts = sent.iter().map(|record| match record.kind {
@@ -54,11 +55,14 @@ fn expected(sent: &[Sent]) -> (Vec<Verdict>, Option<Timestamp>) {
                 return Verdict::Duplicate;
             }
             accepted.push((tenant, id, time));
+            if !on_time {
+                behind.push(record.offset);
+            }
             watermark = watermark.max(Some(time.plus_millis(-HOUR)));
             Verdict::Accepted
         }
     });
-    (verdicts.collect(), watermark)
+    (verdicts.collect(), watermark, behind)
 }
 
 fn event_json(tenant: u8, id: u8, time: Timestamp, extra: u8) -> Vec<u8> {
@@ -214,6 +218,7 @@ proptest! {
         let mut process = Process::start(config.clone(), MemoryStore::new());
         let mut steps = steps.into_iter().cycle();
         let mut crashes = 0;
+        let (verdicts, watermark, behind) = expected(&sent);
         loop {
             let position = process.engine.position();
             let next = sent.partition_point(|record| record.offset < position);
@@ -229,6 +234,24 @@ proptest! {
                     after = After::Commit;
                 }
             }
+            // Of batches that wait for answers those that do not depend on them are known: all that are not late, but for
+            // what is beyond the limit of memory.
+            if size % 5 == 0 {
+                let mut ahead = Ahead::default();
+                let waiting = [batch(&sent[next..end], position), batch(&sent[end..], sent[end - 1].offset + 1)];
+                let mut sure = Vec::new();
+                for records in waiting {
+                    let rows = process.engine.ahead(&AdmitEngine::prepare(&config, records), &mut ahead);
+                    sure.extend(rows.rows().iter().map(|row| row.offset));
+                }
+                let rest = sent.iter().zip(&verdicts).skip(next);
+                let mut accepted = rest.filter(|(_, verdict)| **verdict == Verdict::Accepted).map(|(record, _)| record.offset);
+                if max_ids == 100_000 {
+                    prop_assert_eq!(&sure, &accepted.filter(|offset| !behind.contains(offset)).collect::<Vec<_>>());
+                } else {
+                    prop_assert!(sure.iter().all(|offset| accepted.any(|accepted| accepted == *offset)));
+                }
+            }
             process.admit(batch(&sent[next..end], position), matches!(after, After::CommitBetween));
             match after {
                 After::Commit => process.commit(),
@@ -238,7 +261,6 @@ proptest! {
         }
         process.commit();
 
-        let (verdicts, watermark) = expected(&sent);
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count() as u64;
         let counts = Counts {
             read: sent.len() as u64,

@@ -2,7 +2,8 @@
 //! milliseconds of being read, and told again where the store has lost its memory.
 //!
 //! Values are absolute and only grow, so it never matters how often or in what order they are told. Nothing here waits
-//! for a commit, and nothing else waits for the store.
+//! for a commit, and nothing else waits for the store. Nor does it wait for what deduplication or windows ask the lake:
+//! events that are accepted whatever the answer are told ahead ([`Floors::note_ahead`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ const MINUTE: i64 = 60_000;
 
 /// What a tenant has used of a window.
 type Key = (Arc<str>, WindowKind, Timestamp);
+
+/// What was told of events that were not applied yet. Empty where there are none.
+pub(crate) type ToldAhead = HashMap<Key, i64>;
 
 /// Where workers say what they have counted.
 #[derive(Clone)]
@@ -63,6 +67,28 @@ impl Floors {
             }
         }
         self.send(values);
+    }
+
+    /// Takes up events that are accepted and wait to be applied.
+    pub(crate) fn note_ahead(&self, batch: &EventBatch, aggregate: &AggregateEngine, ahead: &mut ToldAhead) {
+        let open = Open::at(self.clock.now());
+        let mut changed = HashMap::new();
+        for row in batch.rows().iter().filter(|row| row.quota_used() > 0) {
+            for (kind, start) in open.windows(row.event_timestamp) {
+                let used: &mut i64 = changed.entry((batch.text(row.tenant_id), kind, start)).or_default();
+                *used = used.saturating_add(row.quota_used());
+            }
+        }
+        let values = changed.into_iter().map(|((tenant, kind, start), used)| {
+            // Either may be behind: what was applied since has late events too, and of rows that are not in memory
+            // nothing is known here.
+            let applied = aggregate.quota_used(tenant, kind, start).unwrap_or(0);
+            let key = (Arc::from(tenant), kind, start);
+            let before = ahead.get(&key).map_or(applied, |told| applied.max(*told));
+            ahead.insert(key.clone(), before.saturating_add(used));
+            (key, before.saturating_add(used))
+        });
+        self.send(values.collect());
     }
 
     /// Those of a partition's stored ranges in which open windows are, to be read at the start.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use subscription_core::{
-    AdmitEngine, AdmitStart, Admitted, AggregateEngine, AlertRow, Counter, Counts, EngineConfig, Error, ErrorKind,
-    EventBatch, GoldCut, PartitionState, RecordBatch, Result, Table, TableStore, Timestamp,
+    AdmitEngine, AdmitStart, Admitted, AggregateEngine, Ahead, AlertRow, Counter, Counts, EngineConfig, Error,
+    ErrorKind, EventBatch, GoldCut, PartitionState, Prepared, RecordBatch, Result, Table, TableStore, Timestamp,
 };
 use tokio::runtime::Handle;
 
-use crate::counters::Floors;
+use crate::counters::{Floors, ToldAhead};
 use crate::retry::Retry;
+use crate::worker::Meanwhile;
 
 /// Rows of Silver read at a time while Gold catches up, and bytes of Bronze while Silver does.
 const CATCH_UP_ROWS: usize = 32_768;
@@ -54,6 +55,16 @@ pub(crate) struct Partition {
     misrouted: Option<Misrouted>,
     pending: Vec<Arc<Admitted>>,
     alerts: Vec<AlertRow>,
+    ahead: LookedAhead,
+}
+
+/// What the counters were told of records that could not be applied yet.
+#[derive(Default)]
+struct LookedAhead {
+    /// Of records up to here.
+    to: u64,
+    ids: Ahead,
+    told: ToldAhead,
 }
 
 /// Records that are in another partition than their tenant's, since the last cut.
@@ -82,7 +93,13 @@ pub(crate) struct PartitionCut {
 
 impl Partition {
     /// A partition as the lake has it: an empty cache and the positions.
-    pub(crate) fn new(shared: Shared, config: Arc<EngineConfig>, number: u32, state: &PartitionState) -> Result<Self> {
+    pub(crate) fn new(
+        shared: Shared,
+        config: Arc<EngineConfig>,
+        number: u32,
+        state: &PartitionState,
+        meanwhile: &mut Meanwhile<'_>,
+    ) -> Result<Self> {
         let silver = state.table(Table::Silver);
         let bronze = state.table(Table::Bronze);
         let count = |position: &subscription_core::TablePosition, counter| {
@@ -105,18 +122,20 @@ impl Partition {
         };
         let mut admit = AdmitEngine::new(config.clone(), shared.topic.clone(), number, start);
         if let Some(watermark) = watermark {
-            let ids = shared
-                .handle
-                .block_on(shared.retry.run("read ids", || shared.store.read_ids(&shared.topic, number, watermark)))?;
-            admit.remember(&ids);
+            let read = || shared.store.read_ids(&shared.topic, number, watermark);
+            admit.remember(&meanwhile.wait(None, shared.retry.run("read ids", read))?);
         }
+        let mut aggregate =
+            AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         if let Some(floors) = &shared.floors {
             let ranges = floors.open_ranges(state);
             let read = || shared.store.load(&shared.topic, &ranges);
-            let rows = shared.handle.block_on(shared.retry.run("load open windows", read))?;
-            ranges.iter().zip(&rows).for_each(|(range, rows)| floors.note_rows(range.table, rows));
+            let rows = meanwhile.wait(None, shared.retry.run("load open windows", read))?;
+            for (range, rows) in ranges.iter().zip(rows) {
+                floors.note_rows(range.table, &rows);
+                aggregate.load(range, rows)?;
+            }
         }
-        let aggregate = AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         Ok(Self {
             number,
             phase: Phase::Gold { at: aggregate.least_position() },
@@ -135,6 +154,7 @@ impl Partition {
             aggregate,
             pending: Vec::new(),
             alerts: Vec::new(),
+            ahead: LookedAhead::default(),
         })
     }
 
@@ -165,18 +185,18 @@ impl Partition {
     }
 
     /// One step of catching up; answers the bytes that now wait for a commit besides.
-    pub(crate) fn catch_up(&mut self) -> Result<usize> {
+    pub(crate) fn catch_up(&mut self, meanwhile: &mut Meanwhile<'_>) -> Result<usize> {
         match self.phase {
             Phase::Gold { at } if at < self.silver => {
                 let shared = self.shared.clone();
-                let rows = shared.handle.block_on(shared.retry.run("read silver", || {
-                    shared.store.read_silver(&shared.topic, self.number, at, self.silver, CATCH_UP_ROWS)
-                }))?;
+                let (number, to) = (self.number, self.silver);
+                let read = || shared.store.read_silver(&shared.topic, number, at, to, CATCH_UP_ROWS);
+                let rows = meanwhile.wait(Some(self), shared.retry.run("read silver", read))?;
                 let to = match rows.rows().last() {
                     Some(last) if rows.rows().len() >= CATCH_UP_ROWS => last.offset + 1,
                     _ => self.silver,
                 };
-                self.take_rows(&rows, to)?;
+                self.take_rows(&rows, to, meanwhile)?;
                 self.phase = Phase::Gold { at: to };
                 Ok(0)
             }
@@ -188,9 +208,9 @@ impl Partition {
                 let at = self.admit.position();
                 if at < self.bronze {
                     let shared = self.shared.clone();
-                    let batch = shared.handle.block_on(shared.retry.run("read bronze", || {
-                        shared.store.read_bronze(&shared.topic, self.number, at, CATCH_UP_BYTES)
-                    }))?;
+                    let number = self.number;
+                    let read = || shared.store.read_bronze(&shared.topic, number, at, CATCH_UP_BYTES);
+                    let batch = meanwhile.wait(Some(self), shared.retry.run("read bronze", read))?;
                     let batch = match batch {
                         Some(batch) if batch.to() > self.bronze => {
                             return Err(Error::new(
@@ -204,7 +224,7 @@ impl Partition {
                         // Bronze may end in dead letters, which leave no row there.
                         None => RecordBatch::builder(shared.topic.clone(), self.number, at).finish(self.bronze),
                     };
-                    return self.take_records(batch);
+                    return self.take_records(AdmitEngine::prepare(&self.config, batch), meanwhile);
                 }
                 self.admit.set_source_counts(self.bronze_counts.read, self.bronze_counts.dead_lettered)?;
                 self.phase = Phase::Live;
@@ -215,30 +235,41 @@ impl Partition {
     }
 
     /// Runs records through both engines; answers the bytes that now wait for a commit besides.
-    pub(crate) fn take_records(&mut self, batch: RecordBatch) -> Result<usize> {
-        let bytes = batch.memory();
-        let mut prepared = AdmitEngine::prepare(&self.config, batch);
+    pub(crate) fn take_records(&mut self, mut prepared: Prepared, meanwhile: &mut Meanwhile<'_>) -> Result<usize> {
+        let bytes = prepared.records().memory();
         let questions = self.admit.lookups(&mut prepared);
         let answers = if questions.is_empty() {
             Vec::new()
         } else {
-            let shared = &self.shared;
-            shared
-                .handle
-                .block_on(shared.retry.run("look up ids", || shared.store.lookup(&shared.topic, &questions)))?
+            self.look_ahead(&prepared);
+            let shared = self.shared.clone();
+            let read = || shared.store.lookup(&shared.topic, &questions);
+            meanwhile.wait(Some(self), shared.retry.run("look up ids", read))?
         };
         let admitted = self.admit.apply(prepared, &answers)?;
-        self.take_rows(&admitted.accepted, admitted.records.to())?;
+        self.take_rows(&admitted.accepted, admitted.records.to(), meanwhile)?;
         self.note_misrouted(&admitted);
         self.pending.push(Arc::new(admitted));
         Ok(bytes)
     }
 
+    /// Tells the counters of records that cannot be applied yet, as far as it is sure what becomes of them.
+    pub(crate) fn look_ahead(&mut self, prepared: &Prepared) {
+        let Some(floors) = &self.shared.floors else { return };
+        let to = prepared.records().to();
+        if to > self.ahead.to {
+            let sure = self.admit.ahead(prepared, &mut self.ahead.ids);
+            floors.note_ahead(&sure, &self.aggregate, &mut self.ahead.told);
+            self.ahead.to = to;
+        }
+    }
+
     /// Goes on at `to`: the records before it are gone from the source.
-    pub(crate) fn skip(&mut self, to: u64, counted: u64) -> Result<()> {
+    pub(crate) fn skip(&mut self, to: u64, counted: u64, meanwhile: &mut Meanwhile<'_>) -> Result<()> {
         let at = self.admit.position();
         if at < to {
-            self.take_records(RecordBatch::builder(self.shared.topic.clone(), self.number, at).finish(to))?;
+            let none = RecordBatch::builder(self.shared.topic.clone(), self.number, at).finish(to);
+            self.take_records(AdmitEngine::prepare(&self.config, none), meanwhile)?;
             self.skipped += counted;
         }
         Ok(())
@@ -253,10 +284,21 @@ impl Partition {
         }
     }
 
-    fn take_rows(&mut self, rows: &EventBatch, to: u64) -> Result<()> {
+    fn take_rows(&mut self, rows: &EventBatch, to: u64, meanwhile: &mut Meanwhile<'_>) -> Result<()> {
         let ranges = self.aggregate.lookups(rows);
-        self.load(&ranges)?;
+        // While Gold catches up, some of its tables have counted the rows already.
+        let counted = matches!(self.phase, Phase::Gold { .. });
+        if let Some(floors) = self.shared.floors.as_ref().filter(|_| !ranges.is_empty() && !counted)
+            && to > self.ahead.to
+        {
+            floors.note_ahead(rows, &self.aggregate, &mut self.ahead.told);
+            self.ahead.to = to;
+        }
+        self.load(&ranges, meanwhile)?;
         let raised = self.aggregate.apply(rows, to)?;
+        if to >= self.ahead.to {
+            self.ahead = LookedAhead::default();
+        }
         if let Some(floors) = &self.shared.floors {
             floors.note(rows, &self.aggregate);
         }
@@ -264,13 +306,13 @@ impl Partition {
         Ok(())
     }
 
-    fn load(&mut self, ranges: &[subscription_core::RangeRef]) -> Result<()> {
+    fn load(&mut self, ranges: &[subscription_core::RangeRef], meanwhile: &mut Meanwhile<'_>) -> Result<()> {
         if ranges.is_empty() {
             return Ok(());
         }
-        let shared = &self.shared;
-        let loaded =
-            shared.handle.block_on(shared.retry.run("load windows", || shared.store.load(&shared.topic, ranges)))?;
+        let shared = self.shared.clone();
+        let read = || shared.store.load(&shared.topic, ranges);
+        let loaded = meanwhile.wait(Some(self), shared.retry.run("load windows", read))?;
         for (range, rows) in ranges.iter().zip(loaded) {
             self.aggregate.load(range, rows)?;
         }
@@ -278,10 +320,10 @@ impl Partition {
     }
 
     /// What is to be committed: all that was taken so far.
-    pub(crate) fn cut(&mut self, gold: bool) -> Result<PartitionCut> {
+    pub(crate) fn cut(&mut self, gold: bool, meanwhile: &mut Meanwhile<'_>) -> Result<PartitionCut> {
         let (gold, alerts) = if gold {
             let ranges = self.aggregate.cut_lookups();
-            self.load(&ranges)?;
+            self.load(&ranges, meanwhile)?;
             (Some(self.aggregate.cut()?), std::mem::take(&mut self.alerts))
         } else {
             (None, Vec::new())

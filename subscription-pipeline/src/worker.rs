@@ -1,12 +1,15 @@
 //! The threads that run the engines. A partition lives on one of them, so nothing of it is shared or locked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-use subscription_core::{EngineConfig, Error, ErrorKind, PartitionState, RangeId, RecordBatch, Result};
+use subscription_core::{
+    AdmitEngine, EngineConfig, Error, ErrorKind, PartitionState, Prepared, RangeId, RecordBatch, Result,
+};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::partition::{Partition, PartitionCut, Shared};
@@ -15,6 +18,8 @@ use crate::partition::{Partition, PartitionCut, Shared};
 pub(crate) enum Job {
     Assign(u32, Box<PartitionState>),
     Records(RecordBatch),
+    /// Records that the worker took up before their turn.
+    Prepared(Box<Prepared>),
     /// The records before `to` are gone: go on there. `counted`: they belonged to the lake.
     Skip {
         partition: u32,
@@ -83,7 +88,7 @@ pub(crate) struct Limits {
 const GOLD_PARTS: usize = 12;
 
 pub(crate) struct Worker {
-    jobs: Sender<Job>,
+    jobs: mpsc::UnboundedSender<Job>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -96,11 +101,12 @@ impl Worker {
         gauges: Arc<Gauges>,
         reports: mpsc::UnboundedSender<Report>,
     ) -> Result<Self> {
-        let (jobs, inbox) = channel();
+        let (jobs, inbox) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name(name)
             .spawn(move || {
                 let mut state = State {
+                    inbox: Inbox { jobs: inbox, waiting: VecDeque::new(), handle: shared.handle.clone() },
                     shared,
                     config,
                     limits,
@@ -110,7 +116,7 @@ impl Worker {
                     gold_left: BTreeSet::new(),
                     seen: Seen::default(),
                 };
-                if let Err(error) = state.run(&inbox) {
+                if let Err(error) = state.run() {
                     let _ = reports.send(Report::Failed(error));
                     // Replies that are still asked for are dropped, which their askers take for the failure.
                 }
@@ -128,14 +134,83 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         // Hanging up ends the thread's loop.
-        self.jobs = channel().0;
+        self.jobs = mpsc::unbounded_channel().0;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
+/// The jobs of a worker.
+struct Inbox {
+    jobs: mpsc::UnboundedReceiver<Job>,
+    /// Those that came while the worker waited for the lake, before all in `jobs`.
+    waiting: VecDeque<Job>,
+    handle: Handle,
+}
+
+impl Inbox {
+    /// The next job, without waiting for one.
+    fn try_next(&mut self) -> std::result::Result<Job, TryRecvError> {
+        self.waiting.pop_front().map_or_else(|| self.jobs.try_recv(), Ok)
+    }
+
+    /// The next job; `None` once the worker is to end.
+    fn next(&mut self) -> Option<Job> {
+        self.waiting.pop_front().or_else(|| self.jobs.blocking_recv())
+    }
+}
+
+/// What goes on while a partition waits for the lake: its worker looks at the records that come, so that the counters
+/// are told of them.
+pub(crate) struct Meanwhile<'a> {
+    inbox: &'a mut Inbox,
+    config: &'a EngineConfig,
+    others: &'a mut BTreeMap<u32, Partition>,
+}
+
+impl Meanwhile<'_> {
+    /// Waits for an answer of the lake, of which `partition` is in need.
+    pub(crate) fn wait<T>(
+        &mut self,
+        mut partition: Option<&mut Partition>,
+        answer: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let handle = self.inbox.handle.clone();
+        handle.block_on(async {
+            tokio::pin!(answer);
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => return answer,
+                    Some(job) = self.inbox.jobs.recv() => {
+                        let job = self.look_ahead(job, partition.as_deref_mut());
+                        self.inbox.waiting.push_back(job);
+                    }
+                }
+            }
+        })
+    }
+
+    fn look_ahead(&mut self, job: Job, partition: Option<&mut Partition>) -> Job {
+        let Job::Records(records) = job else { return job };
+        let number = records.partition();
+        let partition = partition.filter(|own| own.number() == number).or_else(|| self.others.get_mut(&number));
+        // What is about to be given away, or begun anew, is not looked at.
+        let moves = self.inbox.waiting.iter().any(|job| matches!(job, Job::Assign(..) | Job::Drop(..)));
+        match partition {
+            Some(partition) if partition.is_live() && !moves => {
+                let prepared = AdmitEngine::prepare(self.config, records);
+                partition.look_ahead(&prepared);
+                Job::Prepared(Box::new(prepared))
+            }
+            _ => Job::Records(records),
+        }
+    }
+}
+
 struct State {
+    inbox: Inbox,
     shared: Shared,
     config: Arc<EngineConfig>,
     limits: Limits,
@@ -155,19 +230,19 @@ struct Seen {
 }
 
 impl State {
-    fn run(&mut self, inbox: &Receiver<Job>) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         loop {
             let catching_up = self.partitions.values().find(|p| !p.is_live()).map(|_| ());
             let job = if catching_up.is_some() && !self.pressed() {
-                match inbox.try_recv() {
+                match self.inbox.try_next() {
                     Ok(job) => Some(job),
                     Err(TryRecvError::Empty) => None,
                     Err(TryRecvError::Disconnected) => return Ok(()),
                 }
             } else {
-                match inbox.recv() {
-                    Ok(job) => Some(job),
-                    Err(RecvError) => return Ok(()),
+                match self.inbox.next() {
+                    Some(job) => Some(job),
+                    None => return Ok(()),
                 }
             };
             match job {
@@ -183,28 +258,33 @@ impl State {
             || self.seen.dirty >= self.limits.gold
     }
 
+    /// Lets a partition do what it may have to wait for the lake for; `None` where it was taken away.
+    fn with<T>(
+        &mut self,
+        number: u32,
+        act: impl FnOnce(&mut Partition, &mut Meanwhile<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(mut partition) = self.partitions.remove(&number) else { return Ok(None) };
+        let done = act(&mut partition, &mut self.meanwhile());
+        self.partitions.insert(number, partition);
+        done.map(Some)
+    }
+
+    fn meanwhile(&mut self) -> Meanwhile<'_> {
+        Meanwhile { inbox: &mut self.inbox, config: &self.config, others: &mut self.partitions }
+    }
+
     fn take(&mut self, job: Job) -> Result<()> {
         match job {
             Job::Assign(number, state) => {
-                let partition = Partition::new(self.shared.clone(), self.config.clone(), number, &state)?;
+                let (shared, config) = (self.shared.clone(), self.config.clone());
+                let partition = Partition::new(shared, config, number, &state, &mut self.meanwhile())?;
                 self.partitions.insert(number, partition);
             }
-            Job::Records(batch) => {
-                match self.partitions.get_mut(&batch.partition()) {
-                    Some(partition) => {
-                        partition.take_records(batch)?;
-                        self.evict();
-                    }
-                    // Its partition was taken away meanwhile.
-                    None => {
-                        self.gauges.uncommitted.fetch_sub(batch.memory(), Ordering::Relaxed);
-                    }
-                }
-            }
+            Job::Records(records) => self.take_records(AdmitEngine::prepare(&self.config, records))?,
+            Job::Prepared(prepared) => self.take_records(*prepared)?,
             Job::Skip { partition, to, counted } => {
-                if let Some(partition) = self.partitions.get_mut(&partition) {
-                    partition.skip(to, counted)?;
-                }
+                self.with(partition, |partition, meanwhile| partition.skip(to, counted, meanwhile))?;
             }
             Job::Cut { gold, reply } => {
                 let _ = reply.send(self.cut(gold));
@@ -235,30 +315,46 @@ impl State {
         Ok(())
     }
 
+    fn take_records(&mut self, prepared: Prepared) -> Result<()> {
+        let (number, bytes) = (prepared.records().partition(), prepared.records().memory());
+        match self.with(number, |partition, meanwhile| partition.take_records(prepared, meanwhile))? {
+            Some(_) => self.evict(),
+            // Its partition was taken away meanwhile.
+            None => drop(self.gauges.uncommitted.fetch_sub(bytes, Ordering::Relaxed)),
+        }
+        Ok(())
+    }
+
     fn cut(&mut self, gold: GoldCut) -> Result<Cut> {
         if gold == GoldCut::First {
             self.gold_left = self.partitions.keys().copied().collect();
         }
         let (mut bytes, mut partitions) = (0, Vec::new());
-        for (number, partition) in &mut self.partitions {
+        let numbers: Vec<u32> = self.partitions.keys().copied().collect();
+        for number in numbers {
             let gold = gold != GoldCut::None
                 && bytes < (self.limits.gold / GOLD_PARTS).max(1)
-                && self.gold_left.remove(number);
-            if gold {
-                bytes += partition.dirty_bytes();
-            }
-            partitions.push(partition.cut(gold)?);
+                && self.gold_left.remove(&number);
+            partitions.extend(self.with(number, |partition, meanwhile| {
+                bytes += if gold { partition.dirty_bytes() } else { 0 };
+                partition.cut(gold, meanwhile)
+            })?);
         }
         Ok(Cut { partitions, gold_left: !self.gold_left.is_empty() })
     }
 
     fn catch_up(&mut self) -> Result<()> {
-        let Some((number, partition)) = self.partitions.iter_mut().find(|(_, p)| !p.is_live()) else { return Ok(()) };
-        let bytes = partition.catch_up()?;
+        let Some(number) = self.partitions.values().find(|p| !p.is_live()).map(Partition::number) else {
+            return Ok(());
+        };
+        let caught_up = self.with(number, |partition, meanwhile| {
+            let bytes = partition.catch_up(meanwhile)?;
+            Ok((bytes, partition.is_live().then(|| partition.bronze_position())))
+        })?;
+        let Some((bytes, position)) = caught_up else { return Ok(()) };
         self.gauges.uncommitted.fetch_add(bytes, Ordering::Relaxed);
-        if partition.is_live() {
-            let report = Report::CaughtUp { partition: *number, position: partition.bronze_position() };
-            let _ = self.reports.send(report);
+        if let Some(position) = position {
+            let _ = self.reports.send(Report::CaughtUp { partition: number, position });
         }
         self.evict();
         Ok(())

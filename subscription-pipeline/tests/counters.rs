@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use subscription_core::testkit::ManualClock;
+use subscription_core::testkit::faults::{Faults, FaultyStore};
 use subscription_core::*;
 use subscription_pipeline::{Pipeline, runtime};
 
@@ -40,13 +41,18 @@ impl Forgetful {
 
     /// Waits until the counters are these.
     async fn until(&self, tenant: &str, expected: [i64; 4]) {
+        assert_eq!(self.wait(tenant, expected).await, expected, "{tenant}");
+    }
+
+    /// Waits until the counters are these, for a while; answers what they are.
+    async fn wait(&self, tenant: &str, expected: [i64; 4]) -> [i64; 4] {
         for _ in 0..3_000 {
             if self.settled(tenant) == expected {
-                return;
+                break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{tenant}: {:?}, not {expected:?}", self.settled(tenant));
+        self.settled(tenant)
     }
 }
 
@@ -103,7 +109,7 @@ impl Source for Endless {
 }
 
 /// Events of (tenant, seconds before now, status, quota cost).
-fn records(events: &[(&str, i64, u16, i64)]) -> Vec<RecordBatch> {
+fn records(events: &[(&str, i64, u16, i64)]) -> RecordBatch {
     let mut batch = RecordBatch::builder("usage".into(), 0, 0);
     for (n, (tenant, ago, status, cost)) in events.iter().enumerate() {
         let at = Timestamp::from_millis(NOW - ago * 1_000);
@@ -114,13 +120,21 @@ fn records(events: &[(&str, i64, u16, i64)]) -> Vec<RecordBatch> {
         );
         batch.push(n as u64, Timestamp::from_millis(NOW), Some(tenant.as_bytes()), Some(payload.as_bytes()));
     }
-    vec![batch.finish(events.len() as u64)]
+    batch.finish(events.len() as u64)
 }
 
 fn pipeline(source: impl Source + 'static, lake: &MemoryStore, counters: &Arc<Forgetful>) -> Pipeline {
+    pipeline_with(source, lake.handle(), counters)
+}
+
+fn pipeline_with(
+    source: impl Source + 'static,
+    lake: impl TableStore + 'static,
+    counters: &Arc<Forgetful>,
+) -> Pipeline {
     Pipeline::builder()
         .source(source)
-        .store(Arc::new(lake.handle()))
+        .store(Arc::new(lake))
         .counters(counters.clone())
         .clock(counters.clock.clone())
         .build()
@@ -147,7 +161,7 @@ fn counters_are_the_lakes_without_waiting_for_it_and_come_back() {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW)));
     let counters = Forgetful::new(&clock);
     let lake = MemoryStore::new();
-    let records = records(&EVENTS);
+    let records = vec![records(&EVENTS)];
     runtime().expect("a runtime").block_on(async {
         // This clock stands still, so nothing is committed before the end: what is told waits for no commit.
         let source = Endless(MemorySource::new("usage", records.clone()));
@@ -172,4 +186,53 @@ fn counters_are_the_lakes_without_waiting_for_it_and_come_back() {
             .expect("a run");
         assert_eq!((counters.settled("acme"), counters.settled("other")), (ACME, OTHER));
     });
+}
+
+/// What the lake is asked about late events holds up neither the others of their batch nor the batches after it, and
+/// what is told meanwhile is never too much.
+#[test]
+fn lookups_hold_up_no_counter() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW)));
+    let late = ("acme", 2 * 3_600, 200, 100);
+    let more = [late, ("acme", 4, 200, 1), ("acme", 5, 429, 9), ("acme", 41, 200, 2), ("other", 7, 200, 2)];
+    let events = [&EVENTS[..], &more, &[("acme", 6, 200, 1), ("new", 8, 200, 5)]].concat();
+    // All of them once more, so all of them duplicates, and a new one behind.
+    let (all, last) = (records(&events), records(&[&events[..], &[("acme", 9, 200, 1)]].concat()));
+    let mut batch = RecordBatch::builder("usage".into(), 0, 0);
+    let last = last.iter().filter(|record| record.offset() == all.to());
+    for record in all.iter().chain(all.iter()).chain(last) {
+        batch.push(batch.position(), record.timestamp(), record.key(), record.payload());
+    }
+    let to = batch.position();
+    let batch = batch.finish(to);
+    let expected = |late: i64| [7, 9, 27, 40 + late];
+
+    // The first load is that of the open windows at the start.
+    for (held, number) in [("lookup", 0), ("load", 1)] {
+        println!("{held} is held");
+        let (counters, lake) = (Forgetful::new(&clock), MemoryStore::new());
+        runtime().expect("a runtime").block_on(async {
+            let before = MemorySource::new("usage", vec![records(&EVENTS)]);
+            pipeline(before, &lake, &counters).run(std::future::pending()).await.expect("a run");
+            counters.forget();
+
+            let faults = Faults::new().hold(held, number);
+            let source = MemorySource::new("usage", vec![batch.clone()]).with_cuts(|| 4);
+            let store = FaultyStore::new(lake.handle(), faults.clone());
+            let stop = async {
+                let told = [("acme", expected(0)), ("other", [3, 0, 3, 3]), ("new", [5, 0, 5, 5])];
+                let mut found = Vec::new();
+                for (tenant, expected) in told {
+                    found.push((tenant, counters.wait(tenant, expected).await));
+                }
+                let calls = faults.calls();
+                // Before anything fails, or the worker would wait for ever.
+                faults.release();
+                assert_eq!(found, told);
+                assert!(calls.iter().filter(|call| **call == held).count() as u64 > number, "{calls:?}");
+                counters.until("acme", expected(100)).await;
+            };
+            pipeline_with(Endless(source), store, &counters).run(stop).await.expect("a run");
+        });
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use async_trait::async_trait;
 
@@ -49,6 +50,9 @@ struct Plan {
     chance: Option<(u64, u32)>,
     permanent: bool,
     down: bool,
+    /// The methods whose calls wait, from which number on, and who is to be woken.
+    held: Vec<(&'static str, u64)>,
+    waiting: Vec<Waker>,
     calls: Vec<&'static str>,
     counts: HashMap<&'static str, u64>,
 }
@@ -95,6 +99,20 @@ impl Faults {
         self
     }
 
+    /// Lets the calls of the method `call` from that number on, from 0, wait until [`Faults::release`]. Not for commits
+    /// and [`Source::next`].
+    pub fn hold(self, call: &'static str, number: u64) -> Self {
+        self.plan().held.push((call, number));
+        self
+    }
+
+    /// Lets all calls that wait, and those to come, go on.
+    pub fn release(&self) {
+        let mut plan = self.plan();
+        plan.held.clear();
+        plan.waiting.drain(..).for_each(Waker::wake);
+    }
+
     /// The methods called so far, in order.
     pub fn calls(&self) -> Vec<&'static str> {
         self.plan().calls.clone()
@@ -138,7 +156,18 @@ impl Faults {
 
     /// Makes a call that may fail.
     async fn call<T>(&self, call: &'static str, made: impl Future<Output = Result<T>>) -> Result<T> {
-        match self.decide(call) {
+        let number = self.plan().counts.get(call).copied().unwrap_or(0);
+        let fault = self.decide(call);
+        std::future::poll_fn(|context| {
+            let mut plan = self.plan();
+            if !plan.held.iter().any(|(held, from)| *held == call && number >= *from) {
+                return Poll::Ready(());
+            }
+            plan.waiting.push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        match fault {
             Some((Fault::Before, error)) => Err(error),
             Some((_, error)) => made.await.and(Err(error)),
             None => made.await,

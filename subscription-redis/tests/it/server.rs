@@ -1,5 +1,7 @@
 //! Servers of a test's own.
 
+#![allow(dead_code, reason = "each program that includes this file uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -17,7 +19,8 @@ pub(crate) struct Servers {
 }
 
 fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../dev/redis.sh")
+    let folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.map(|folder| folder.join("dev/redis.sh")).find(|script| script.exists()).expect("dev/redis.sh")
 }
 
 impl Servers {
@@ -89,6 +92,34 @@ impl Servers {
             .arg(log)
             .status();
         assert!(status.expect(server).success());
+    }
+
+    /// Moves the slot of a tenant to a node of the cluster, counted from 0, key by key, as `redis-cli --cluster reshard` does it.
+    pub(crate) async fn move_slot(&self, tenant: &str, target: usize) {
+        let ports = self.ports();
+        let slot = self.cli(ports[0], &["cluster", "keyslot", tenant]);
+        let key = format!("x{{{tenant}}}");
+        let owner = (0..ports.len()).find(|&node| !self.cli(ports[node], &["get", &key]).contains("MOVED"));
+        let source = owner.expect("an owner");
+        if source == target {
+            return;
+        }
+        let [from, to] = [source, target].map(|node| self.cli(ports[node], &["cluster", "myid"]));
+        self.cli(ports[target], &["cluster", "setslot", &slot, "importing", &from]);
+        self.cli(ports[source], &["cluster", "setslot", &slot, "migrating", &to]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        loop {
+            let keys = self.cli(ports[source], &["cluster", "getkeysinslot", &slot, "1"]);
+            if keys.is_empty() {
+                break;
+            }
+            let port = ports[target].to_string();
+            self.cli(ports[source], &["migrate", "127.0.0.1", &port, &keys, "0", "5000"]);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for node in [target, source] {
+            self.cli(ports[node], &["cluster", "setslot", &slot, "node", &to]);
+        }
     }
 
     pub(crate) async fn counters(&self) -> RedisCounters {
