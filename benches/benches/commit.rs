@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
     let lake = DeltaStore::open(open("small", Compression::Snappy)?).await?;
     println!("opening the lake after them: {:.1} ms", millis(began));
     let began = clock.monotonic_nanos();
-    let ids = lake.read_ids("usage", 0, Timestamp::MIN).await?;
+    let ids = lake.read_ids("usage", &[(0, Timestamp::MIN)]).await?.concat();
     println!("{} ids of {commits} files: {:.1} ms", ids.len(), millis(began));
     let lake = DeltaStore::open(open("Snappy", Compression::Snappy)?).await?;
     for known in [true, false] {

@@ -376,8 +376,9 @@ pub trait TableStore: Send + Sync {
     async fn read_silver(&self, topic: &str, partition: u32, from: u64, to: u64, max_rows: usize)
     -> Result<EventBatch>;
 
-    /// The keys of Silver rows of a partition with an event time not before `since`.
-    async fn read_ids(&self, topic: &str, partition: u32, since: Timestamp) -> Result<Vec<AcceptedId>>;
+    /// For each partition the keys of its Silver rows with an event time not before the one given, in the order asked
+    /// for. Many are asked for at once, as their rows may lie in the same files; no partition twice.
+    async fn read_ids(&self, topic: &str, since: &[(u32, Timestamp)]) -> Result<Vec<Vec<AcceptedId>>>;
 
     /// For each question the event times in its range at which Silver has the key, in any order.
     async fn lookup(&self, topic: &str, questions: &[IdLookup]) -> Result<Vec<Vec<Timestamp>>>;

@@ -153,7 +153,7 @@ impl Process {
         };
         let mut engine = AdmitEngine::new(config.clone(), TOPIC.into(), PARTITION, start);
         let since = start.watermark.unwrap_or(Timestamp::MIN);
-        engine.remember(&block_on(store.read_ids(TOPIC, PARTITION, since)).unwrap());
+        engine.remember(&block_on(store.read_ids(TOPIC, &[(PARTITION, since)])).unwrap()[0]);
         Self { config, store, engine, pending: Vec::new(), committed: start.position }
     }
 

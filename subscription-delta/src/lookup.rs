@@ -13,61 +13,71 @@ use crate::values::Values;
 /// Files that are read side by side.
 const SIDE_BY_SIDE: usize = 4;
 
-/// The keys of a partition's rows with an event time not before `since`.
+/// For each partition the keys of its rows with an event time not before the one given.
 pub(crate) async fn ids(
     reader: &Reader,
     files: Vec<Arc<DataFile>>,
     topic: &str,
-    partition: u32,
-    since: Timestamp,
-) -> Result<Vec<AcceptedId>> {
+    since: &[(u32, Timestamp)],
+) -> Result<Vec<Vec<AcceptedId>>> {
     let topic: Arc<str> = topic.into();
+    let asked: Arc<[(u32, Timestamp)]> = since.into();
     let tasks = files.into_iter().map(|file| {
-        let (reader, topic) = (reader.clone(), topic.clone());
-        spawn(async move { ids_of_file(&reader, &file, &topic, partition, since).await })
+        let (reader, topic, asked) = (reader.clone(), topic.clone(), asked.clone());
+        spawn(async move { ids_of_file(&reader, &file, &topic, &asked).await })
     });
-    let mut found: Vec<Vec<AcceptedId>> = futures::stream::iter(tasks).buffered(SIDE_BY_SIDE).try_collect().await?;
-    if found.len() == 1 { Ok(found.remove(0)) } else { Ok(found.concat()) }
+    let mut ids = vec![Vec::new(); since.len()];
+    let mut found = futures::stream::iter(tasks).buffered(SIDE_BY_SIDE);
+    while let Some(of_file) = found.try_next().await? {
+        for (place, id) in of_file {
+            ids[place].push(id);
+        }
+    }
+    Ok(ids)
 }
 
+/// Each with the place of its partition among those asked for.
 async fn ids_of_file(
     reader: &Reader,
     file: &DataFile,
     topic: &str,
-    partition: u32,
-    since: Timestamp,
-) -> Result<Vec<AcceptedId>> {
+    asked: &[(u32, Timestamp)],
+) -> Result<Vec<(usize, AcceptedId)>> {
     let path = reader.path(file);
     let doing = reader.doing(&path);
     let footer = reader.footer(file).await?;
     let metadata = footer.metadata();
     let (mut found, mut tenants) = (Vec::new(), HashSet::<Arc<str>>::new());
+    let places: HashMap<i32, (usize, Timestamp)> =
+        asked.iter().enumerate().map(|(place, (partition, since))| (*partition as i32, (place, *since))).collect();
     for (index, group) in metadata.row_groups().iter().enumerate() {
-        let wanted = i64::from(partition);
-        if !group_overlaps(metadata, group, "event_timestamp", since, Timestamp::MAX)
-            || group_bounds(metadata, group, "partition").is_some_and(|(min, max)| wanted < min || wanted > max)
-        {
+        let partitions = group_bounds(metadata, group, "partition");
+        let wanted = |(partition, since): &(u32, Timestamp)| {
+            partitions.is_none_or(|(min, max)| (min..=max).contains(&i64::from(*partition)))
+                && group_overlaps(metadata, group, "event_timestamp", *since, Timestamp::MAX)
+        };
+        if !asked.iter().any(wanted) {
             continue;
         }
         let batch = reader.group(file, &footer, index, Columns::Keys).await?;
         let rows = KeyRows::new(file, Values::new(&batch, doing))?;
         for row in 0..batch.num_rows() {
-            if rows.partitions.value(row) != partition as i32 || !rows.is_of(row, topic) {
+            let Some(&(place, since)) = places.get(&rows.partitions.value(row)) else { continue };
+            let event_timestamp = rows.times.at(row);
+            if event_timestamp < since || !rows.is_of(row, topic) {
                 continue;
             }
-            let event_timestamp = rows.times.at(row);
-            if event_timestamp >= since {
-                let tenant = rows.tenants.value(row);
-                let tenant_id = match tenants.get(tenant) {
-                    Some(tenant) => tenant.clone(),
-                    None => {
-                        let tenant: Arc<str> = tenant.into();
-                        tenants.insert(tenant.clone());
-                        tenant
-                    }
-                };
-                found.push(AcceptedId { tenant_id, event_id: event_id(rows.ids.value(row), doing)?, event_timestamp });
-            }
+            let tenant = rows.tenants.value(row);
+            let tenant_id = match tenants.get(tenant) {
+                Some(tenant) => tenant.clone(),
+                None => {
+                    let tenant: Arc<str> = tenant.into();
+                    tenants.insert(tenant.clone());
+                    tenant
+                }
+            };
+            let event_id = event_id(rows.ids.value(row), doing)?;
+            found.push((place, AcceptedId { tenant_id, event_id, event_timestamp }));
         }
     }
     Ok(found)

@@ -510,10 +510,12 @@ impl TableStore for DeltaStore {
         events(&reader, &batches, &found)
     }
 
-    async fn read_ids(&self, topic: &str, partition: u32, since: Timestamp) -> Result<Vec<AcceptedId>> {
-        let keep = |file: &DataFile| has(file, topic, partition, 0, u64::MAX) && file.overlaps(since, Timestamp::MAX);
-        let files = self.files(Table::Silver, keep).await?;
-        lookup::ids(&self.reader(Table::Silver), files, topic, partition, since).await
+    async fn read_ids(&self, topic: &str, since: &[(u32, Timestamp)]) -> Result<Vec<Vec<AcceptedId>>> {
+        let wanted = |file: &DataFile, (partition, since): (u32, Timestamp)| {
+            has(file, topic, partition, 0, u64::MAX) && file.overlaps(since, Timestamp::MAX)
+        };
+        let files = self.files(Table::Silver, |file| since.iter().any(|asked| wanted(file, *asked))).await?;
+        lookup::ids(&self.reader(Table::Silver), files, topic, since).await
     }
 
     async fn lookup(&self, topic: &str, questions: &[IdLookup]) -> Result<Vec<Vec<Timestamp>>> {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use subscription_core::{
-    AdmitEngine, AdmitStart, Admitted, AggregateEngine, Ahead, AlertRow, Counter, Counts, EngineConfig, Error,
-    ErrorKind, EventBatch, GoldCut, PartitionState, Prepared, RecordBatch, Result, Table, TableStore, Timestamp,
+    AcceptedId, AdmitEngine, AdmitStart, Admitted, AggregateEngine, Ahead, AlertRow, Counter, Counts, EngineConfig,
+    Error, ErrorKind, EventBatch, GoldCut, PartitionState, Prepared, RecordBatch, Result, Table, TableStore, Timestamp,
 };
 use tokio::runtime::Handle;
 
@@ -98,6 +98,7 @@ impl Partition {
         config: Arc<EngineConfig>,
         number: u32,
         state: &PartitionState,
+        ids: &[AcceptedId],
         meanwhile: &mut Meanwhile<'_>,
     ) -> Result<Self> {
         let silver = state.table(Table::Silver);
@@ -121,10 +122,7 @@ impl Partition {
             ingestion_time: silver.counter(Counter::IngestionTime).map(Timestamp::from_millis),
         };
         let mut admit = AdmitEngine::new(config.clone(), shared.topic.clone(), number, start);
-        if let Some(watermark) = watermark {
-            let read = || shared.store.read_ids(&shared.topic, number, watermark);
-            admit.remember(&meanwhile.wait(None, shared.retry.run("read ids", read))?);
-        }
+        admit.remember(ids);
         let mut aggregate =
             AggregateEngine::new(Arc::new(config.rules.clone()), config.catalog.clone(), number, state)?;
         if let Some(floors) = &shared.floors {

@@ -262,6 +262,7 @@ impl Run {
         let (store, topic) = (self.committer.store.clone(), self.committer.topic.clone());
         let read = || store.state(&topic, &assigned);
         let states = self.committer.retry.run("read positions", read).await?;
+        let mut jobs: Vec<Vec<_>> = self.workers.iter().map(|_| Vec::new()).collect();
         for (&partition, state) in assigned.iter().zip(states) {
             let tables = ROW_TABLES.map(|table| state.position(table));
             let sinks = self.committer.catch_up_sinks(partition, state.position(Table::Silver)).await?;
@@ -269,7 +270,10 @@ impl Run {
             let expected = store.last_record(&topic, partition, state.position(Table::Bronze)).await?;
             let standing = Standing { tables, sinks, letters, ..Standing::default() };
             self.owned.insert(partition, Owned { standing, expected, delivered: None, bounded: false });
-            self.worker(partition).send(Job::Assign(partition, Box::new(state)));
+            jobs[partition as usize % self.workers.len()].push((partition, state));
+        }
+        for (worker, states) in self.workers.iter().zip(jobs).filter(|(_, states)| !states.is_empty()) {
+            worker.send(Job::Assign(states));
         }
         self.events.send(PipelineEvent::Assigned { partitions: assigned });
         Ok(())
@@ -689,7 +693,7 @@ mod tests {
             let mut run = Run::new(pipeline).expect("a run");
             run.agree().await.expect("a lake for this source");
             run.start_workers().expect("workers");
-            run.worker(0).send(Job::Assign(0, Box::new(behind)));
+            run.worker(0).send(Job::Assign(vec![(0, behind)]));
             run.cut(GoldCut::None);
 
             let done = joined(&mut run.rows).await;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use subscription_core::{
-    AdmitEngine, EngineConfig, Error, ErrorKind, PartitionState, Prepared, RangeId, RecordBatch, Result,
+    AdmitEngine, Counter, EngineConfig, Error, ErrorKind, PartitionState, Prepared, RangeId, RecordBatch, Result,
+    Table, Timestamp,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -16,7 +17,7 @@ use crate::partition::{Partition, PartitionCut, Shared};
 
 /// What the coordinator asks of a worker.
 pub(crate) enum Job {
-    Assign(u32, Box<PartitionState>),
+    Assign(Vec<(u32, PartitionState)>),
     Records(RecordBatch),
     /// Records that the worker took up before their turn.
     Prepared(Box<Prepared>),
@@ -86,6 +87,10 @@ pub(crate) struct Limits {
 
 /// One over what a Gold commit takes of the limit of Gold's memory, about; a partition of each worker at least.
 const GOLD_PARTS: usize = 12;
+
+/// Partitions whose ids are read in one pass over the files of Silver, each of which has rows of most partitions. More would
+/// take fewer passes, and more memory: the ids of an hour, before the engines have them.
+const ASSIGNED_AT_ONCE: usize = 8;
 
 pub(crate) struct Worker {
     jobs: mpsc::UnboundedSender<Job>,
@@ -276,11 +281,7 @@ impl State {
 
     fn take(&mut self, job: Job) -> Result<()> {
         match job {
-            Job::Assign(number, state) => {
-                let (shared, config) = (self.shared.clone(), self.config.clone());
-                let partition = Partition::new(shared, config, number, &state, &mut self.meanwhile())?;
-                self.partitions.insert(number, partition);
-            }
+            Job::Assign(states) => self.assign(&states)?,
             Job::Records(records) => self.take_records(AdmitEngine::prepare(&self.config, records))?,
             Job::Prepared(prepared) => self.take_records(*prepared)?,
             Job::Skip { partition, to, counted } => {
@@ -321,6 +322,29 @@ impl State {
             Some(_) => self.evict(),
             // Its partition was taken away meanwhile.
             None => drop(self.gauges.uncommitted.fetch_sub(bytes, Ordering::Relaxed)),
+        }
+        Ok(())
+    }
+
+    fn assign(&mut self, states: &[(u32, PartitionState)]) -> Result<()> {
+        for states in states.chunks(ASSIGNED_AT_ONCE) {
+            let watermark = |state: &PartitionState| state.table(Table::Silver).counter(Counter::Watermark);
+            let since: Vec<_> = (states.iter())
+                .filter_map(|(number, state)| Some((*number, Timestamp::from_millis(watermark(state)?))))
+                .collect();
+            let shared = self.shared.clone();
+            let read = || shared.store.read_ids(&shared.topic, &since);
+            let found = match &since[..] {
+                [] => Vec::new(),
+                _ => self.meanwhile().wait(None, shared.retry.run("read ids", read))?,
+            };
+            let mut ids: BTreeMap<u32, _> = since.iter().map(|(number, _)| *number).zip(found).collect();
+            for (number, state) in states {
+                let (shared, config) = (self.shared.clone(), self.config.clone());
+                let ids = ids.remove(number).unwrap_or_default();
+                let partition = Partition::new(shared, config, *number, state, &ids, &mut self.meanwhile())?;
+                self.partitions.insert(*number, partition);
+            }
         }
         Ok(())
     }

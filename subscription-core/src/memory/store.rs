@@ -464,16 +464,20 @@ impl TableStore for MemoryStore {
         }))
     }
 
-    async fn read_ids(&self, topic: &str, partition: u32, since: Timestamp) -> Result<Vec<AcceptedId>> {
-        Ok(self.read(topic, partition, |rows| {
-            let late = rows.silver().filter(|(_, row)| row.event_timestamp >= since);
-            late.map(|(events, row)| AcceptedId {
-                tenant_id: events.text(row.tenant_id).into(),
-                event_id: row.event_id,
-                event_timestamp: row.event_timestamp,
+    async fn read_ids(&self, topic: &str, since: &[(u32, Timestamp)]) -> Result<Vec<Vec<AcceptedId>>> {
+        let of_partition = |(partition, since): &(u32, Timestamp)| {
+            self.read(topic, *partition, |rows| {
+                let wanted = rows.silver().filter(|(_, row)| row.event_timestamp >= *since);
+                wanted
+                    .map(|(events, row)| AcceptedId {
+                        tenant_id: events.text(row.tenant_id).into(),
+                        event_id: row.event_id,
+                        event_timestamp: row.event_timestamp,
+                    })
+                    .collect()
             })
-            .collect()
-        }))
+        };
+        Ok(since.iter().map(of_partition).collect())
     }
 
     async fn lookup(&self, topic: &str, questions: &[IdLookup]) -> Result<Vec<Vec<Timestamp>>> {

@@ -289,8 +289,8 @@ impl<T: TableStore> TableStore for FaultyStore<T> {
         self.faults.call("read_silver", self.inner.read_silver(topic, partition, from, to, max_rows)).await
     }
 
-    async fn read_ids(&self, topic: &str, partition: u32, since: Timestamp) -> Result<Vec<AcceptedId>> {
-        self.faults.call("read_ids", self.inner.read_ids(topic, partition, since)).await
+    async fn read_ids(&self, topic: &str, since: &[(u32, Timestamp)]) -> Result<Vec<Vec<AcceptedId>>> {
+        self.faults.call("read_ids", self.inner.read_ids(topic, since)).await
     }
 
     async fn lookup(&self, topic: &str, questions: &[IdLookup]) -> Result<Vec<Vec<Timestamp>>> {

@@ -63,9 +63,10 @@ async fn ids_are_those_of_the_partition_since_the_time() {
     for since in
         [Timestamp::MIN, Timestamp::from_millis(START), Timestamp::from_millis(START + 400_000), Timestamp::MAX]
     {
-        let found = lake.read_ids(TOPIC, 2, since).await.unwrap();
+        let found = lake.read_ids(TOPIC, &[(1, Timestamp::MAX), (2, since)]).await.unwrap();
+        assert_eq!((found.len(), found[0].len()), (2, 0));
         let mut found: Vec<_> =
-            found.into_iter().map(|key| (key.event_timestamp, key.event_id, key.tenant_id.to_string())).collect();
+            found[1].iter().map(|key| (key.event_timestamp, key.event_id, key.tenant_id.to_string())).collect();
         let mut expected: Vec<_> = accepted(0, 440)
             .into_iter()
             .map(|offset| (event_time(offset), id(2, offset), tenant(offset)))

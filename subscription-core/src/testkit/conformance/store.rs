@@ -151,7 +151,8 @@ async fn an_empty_lake_has_nothing<S: TableStore>(store: &S) {
     assert_eq!(bronze(store, 0, 0, 1_000).await, []);
     assert!(store.last_record(TOPIC, 0, u64::MAX).await.expect("no record").is_none());
     assert_eq!(silver(store, 0, 0, u64::MAX, 10).await, []);
-    assert_eq!(store.read_ids(TOPIC, 0, Timestamp::MIN).await.expect("ids"), []);
+    assert_eq!(store.read_ids(TOPIC, &[(0, Timestamp::MIN)]).await.expect("ids"), [vec![]]);
+    assert_eq!(store.read_ids(TOPIC, &[]).await.expect("ids of nobody"), Vec::<Vec<_>>::new());
     let question = IdLookup {
         partition: 0,
         tenant_id: "t".into(),
@@ -322,8 +323,8 @@ async fn partitions_and_topics_are_apart<S: TableStore>(store: &S) {
     assert_eq!(silver(store, 1, 0, u64::MAX, usize::MAX).await, []);
     let wanted: Vec<_> = silver_rows(&rows[2]).into_iter().filter(|row| row.offset < 10).collect();
     assert_eq!(silver(store, 5, 0, u64::MAX, usize::MAX).await, wanted);
-    let found = store.read_ids("elsewhere", 0, Timestamp::MIN).await.expect("ids");
-    assert_eq!(found.len(), 1, "ids of the other topic");
+    let found = store.read_ids("elsewhere", &[(7, Timestamp::MIN), (0, Timestamp::MIN)]).await.expect("ids");
+    assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1], "ids of the other topic");
     let found: Option<RecordBatch> = store.last_record("elsewhere", 0, u64::MAX).await.expect("a record");
     assert_eq!(found.map(|batch| batch.to()), Some(1));
 }
@@ -429,8 +430,9 @@ async fn ids_are_found<S: TableStore>(store: &S) {
     };
     for since in &times {
         let wanted: Vec<_> = accepted.iter().filter(|id| id.event_timestamp >= *since).cloned().collect();
-        let found = store.read_ids(TOPIC, 0, *since).await.expect("ids");
-        assert_eq!(sorted(found), sorted(wanted), "ids since {since}");
+        let mut found = store.read_ids(TOPIC, &[(0, *since)]).await.expect("ids");
+        assert_eq!(found.len(), 1, "one partition was asked for");
+        assert_eq!(sorted(found.remove(0)), sorted(wanted), "ids since {since}");
     }
     let mut questions = Vec::new();
     let mut wanted = Vec::new();
