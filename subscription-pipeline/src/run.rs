@@ -676,8 +676,8 @@ mod tests {
         store.handle().commit(Arc::new(commit)).await.expect("a commit");
     }
 
-    /// A worker that another process has fenced dies while a commit waits for its rows. The commit can only say that the worker is
-    /// gone, and may be heard of before the worker's own reason, which is what decides: the process joins anew.
+    /// A worker that another process has fenced is gone when a commit asks for its rows. The commit can only say so, and may be heard
+    /// of before the worker's own reason, which is what decides: the process joins anew.
     #[test]
     fn a_worker_that_is_fenced_under_a_commit_makes_the_process_join_anew() {
         crate::runtime().expect("a runtime").block_on(async {
@@ -694,6 +694,9 @@ mod tests {
             run.agree().await.expect("a lake for this source");
             run.start_workers().expect("workers");
             run.worker(0).send(Job::Assign(vec![(0, behind)]));
+            while run.worker(0).send(Job::SilverVisible(Vec::new())) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             run.cut(GoldCut::None);
 
             let done = joined(&mut run.rows).await;
