@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::Args;
-use subscription_core::{Error, ErrorKind, Source};
+use subscription_core::{Error, ErrorKind, Result, Source};
 use subscription_delta::{DeltaConfig, DeltaStore};
 use subscription_kafka::{DeadLetterConfig, KafkaConfig, KafkaDeadLetters, KafkaSource, TopicAdmin};
 use subscription_pipeline::Pipeline;
@@ -56,6 +56,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
             return Err(both.with_help("give --input or --kafka")).at_usage();
         }
         Some(topic) => {
+            let topic = if settings.redis.is_some() { prompt(topic).at_usage()? } else { topic };
             warn_of(&topic, run.quiet).await?;
             let source = KafkaSource::open(topic, settings.kafka.options()).at_usage()?;
             let failed = source.failed();
@@ -71,6 +72,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
             (Box::new(source), failed)
         }
     };
+    encode_behind();
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
 
     let before = lake::reached(&store).await.at_lake()?;
@@ -129,6 +131,25 @@ async fn warn_of(topic: &KafkaConfig, quiet: bool) -> Outcome<()> {
         topic.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     Ok(())
+}
+
+/// Gateways decide by what the counters are told, so no record shall wait long for others, where nobody said how long.
+fn prompt(topic: KafkaConfig) -> Result<KafkaConfig> {
+    const WAIT: &str = "fetch.wait.max.ms";
+    if topic.property(WAIT).is_some() { Ok(topic) } else { topic.with_property(WAIT, "10") }
+}
+
+/// Lets encoding give way to all else: files can wait for some milliseconds, and what counters are told cannot. Threads have
+/// a priority of their own on Linux only.
+fn encode_behind() {
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|n| format!("encode-{n}"));
+    #[cfg(target_os = "linux")]
+    let pool = pool.start_handler(|_| {
+        // Refused, it is as it was.
+        let _ = rustix::process::setpriority_process(None, 10);
+    });
+    // There is one already where this is called twice.
+    let _ = pool.build_global();
 }
 
 fn missing(setting: &str, help: &str) -> Error {
