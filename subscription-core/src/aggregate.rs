@@ -368,7 +368,7 @@ impl AggregateEngine {
                     .filter_map(|n| Some(table.find(start - n * MINUTE, tenant, plans)?.total))
                     .collect();
                 if let Some(state) = table.get(start, tenant)
-                    && let Some(abuse) = conditions.abuse(state, before.into_iter())
+                    && let Some(abuse) = conditions.abuse(state, before)
                 {
                     alerting |=
                         table.change((tenants, plans), key, *now, new, |state, held| raise(state, abuse) && !held);
