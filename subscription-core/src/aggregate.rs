@@ -168,7 +168,7 @@ impl AggregateEngine {
     }
 
     /// `quota_used` of the window of `kind` that begins at `start`: an absolute value that never goes down. `None`
-    /// where the tenant has no row there, or it is not in memory.
+    /// where the tenant has no row there, or it is not in memory, or nothing has touched its window lately.
     pub fn quota_used(&self, tenant_id: &str, kind: WindowKind, start: Timestamp) -> Option<i64> {
         let tenant = self.tenants.find(tenant_id)?;
         self.usage[kind as usize].get(start.millis(), tenant).map(|state| state.used)
@@ -714,19 +714,6 @@ impl Group for AlertGroup {
 
     fn heap_bytes(&self) -> usize {
         self.0.capacity() * size_of::<AlertRow>()
-    }
-
-    // There are few.
-    fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {
-        None
-    }
-
-    fn packed_rows(_: &[u8]) -> usize {
-        0
-    }
-
-    fn unpack(_: &[u8], _: i64, _: &mut Plans) -> Option<Self> {
-        None
     }
 }
 

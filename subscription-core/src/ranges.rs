@@ -6,6 +6,8 @@
 //! to none yet. Where memory is short, groups that nothing has touched lately are *packed* to the bytes of their stored
 //! state, a quarter of their size, before anything is dropped: most of them are still to become final.
 
+mod kept;
+
 use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
@@ -15,84 +17,14 @@ use crate::intern::{Plans, Tenants};
 use crate::store::{Counter, GoldRows};
 use crate::store::{PartitionState, RangeId, RangeKey, RangeRef, RangeWrite, Table};
 use crate::time::{DAY, Timestamp, WindowKind};
+pub(crate) use kept::Group;
+use kept::{Kept, Slot};
 
 /// Rows up to which a range grows before it is split, unless set otherwise.
 const RANGE_ROWS: usize = 8_192;
 
 /// Batches in which nothing touched a window, before its groups may be packed.
 const IDLE_BATCHES: u64 = 2;
-
-/// The rows of one key.
-pub(crate) trait Group: Sized {
-    /// How many rows there are.
-    fn rows(&self) -> usize;
-    /// Memory outside of `Self`, in bytes.
-    fn heap_bytes(&self) -> usize;
-
-    /// A short form of a group of the window that begins at `start`; `None` where there is none.
-    fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>>;
-
-    /// How many rows were packed to these bytes.
-    fn packed_rows(packed: &[u8]) -> usize;
-
-    /// The group that was packed to these bytes; `None` where it was none.
-    fn unpack(packed: &[u8], start: i64, plans: &mut Plans) -> Option<Self>;
-}
-
-/// A group in memory.
-#[derive(Debug)]
-struct Slot<G> {
-    group: G,
-    /// Whether it differs from what is stored.
-    changed: bool,
-    /// Whether it must stay in memory for another reason.
-    held: bool,
-}
-
-/// A group in memory, or its short form, which is neither changed nor held.
-#[derive(Debug)]
-enum Kept<G> {
-    Open(Box<Slot<G>>),
-    Packed(Box<[u8]>),
-}
-
-impl<G: Group> Kept<G> {
-    /// Its place in a map at most 7/8 full, and what the allocator adds.
-    const PLACE_BYTES: usize = 56;
-
-    fn new(group: G) -> Self {
-        Self::Open(Box::new(Slot { group, changed: false, held: false }))
-    }
-
-    fn bytes(&self) -> usize {
-        Self::PLACE_BYTES
-            + match self {
-                Self::Open(slot) => size_of::<Slot<G>>() + slot.group.heap_bytes(),
-                Self::Packed(bytes) => bytes.len(),
-            }
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Open(slot) => slot.group.rows(),
-            Self::Packed(bytes) => G::packed_rows(bytes),
-        }
-    }
-
-    /// Whether it differs from what is stored or has to stay for another reason.
-    fn is_needed(&self) -> bool {
-        matches!(self, Self::Open(slot) if slot.changed || slot.held)
-    }
-
-    /// The group itself; unpacked if need be, by which it takes more memory.
-    fn open(&mut self, start: i64, plans: &mut Plans) -> &mut Slot<G> {
-        if let Self::Packed(bytes) = self {
-            *self = Self::new(G::unpack(bytes, start, plans).expect("what was packed"));
-        }
-        let Self::Open(slot) = self else { unreachable!("it was unpacked") };
-        slot
-    }
-}
 
 /// The groups of one window that are in memory.
 #[derive(Debug)]
@@ -258,15 +190,8 @@ impl<G: Group> GoldTable<G> {
         tenant: u32,
         plans: &mut Plans,
     ) -> Option<&'a mut Slot<G>> {
-        let kept = window.groups.get_mut(&tenant)?;
-        if let Kept::Packed(packed) = kept {
-            *bytes -= packed.len();
-            let slot = kept.open(start, plans);
-            *bytes += size_of::<Slot<G>>() + slot.group.heap_bytes();
-            window.packed = false;
-            return Some(slot);
-        }
-        Some(kept.open(start, plans))
+        window.packed = false;
+        window.groups.get_mut(&tenant).map(|kept| kept.open(start, plans, bytes))
     }
 
     /// Changes the group of a key; a new one is made where there is none. `change` is also told whether the group is
@@ -282,29 +207,17 @@ impl<G: Group> GoldTable<G> {
         let at = self.window(start);
         let window = &mut self.slots[at];
         (window.used, window.packed) = (now, false);
-        let (mut before, mut fresh) = (0, false);
         let kept = match window.groups.entry(tenant) {
-            std::collections::hash_map::Entry::Occupied(kept) => {
-                let kept = kept.into_mut();
-                if let Kept::Packed(_) = kept {
-                    self.bytes -= kept.bytes();
-                    kept.open(start, plans);
-                    self.bytes += kept.bytes();
-                }
-                kept
-            }
+            std::collections::hash_map::Entry::Occupied(kept) => kept.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
                 tenants.retain(tenant);
-                fresh = true;
-                place.insert(Kept::new(new()))
+                let kept = place.insert(Kept::new(new()));
+                self.bytes += kept.bytes();
+                kept
             }
         };
-        let slot = kept.open(start, plans);
-        if fresh {
-            self.bytes += Self::SLOT_BYTES;
-        } else {
-            before = slot.group.heap_bytes();
-        }
+        let slot = kept.open(start, plans, &mut self.bytes);
+        let before = slot.group.heap_bytes();
         let answer = change(&mut slot.group, slot.held);
         let after = slot.group.heap_bytes();
         self.bytes = self.bytes + after - before;
@@ -313,13 +226,10 @@ impl<G: Group> GoldTable<G> {
         } else {
             slot.changed = true;
             window.changed.push(tenant);
-            self.changed_bytes += Self::SLOT_BYTES + after;
+            self.changed_bytes += Kept::<G>::SLOT_BYTES + after;
         }
         answer
     }
-
-    /// The memory of a group that is not packed, without what is outside of it.
-    const SLOT_BYTES: usize = Kept::<G>::PLACE_BYTES + size_of::<Slot<G>>();
 
     /// Keeps a group in memory until [`GoldTable::unhold`]. Answers whether it was not held before.
     pub(crate) fn hold(&mut self, window: i64, tenant: u32) -> bool {
@@ -587,12 +497,10 @@ impl<G: Group> GoldTable<G> {
             if from < end && end <= to {
                 window.packed = false;
                 for (tenant, kept) in &mut window.groups {
-                    self.bytes -= kept.bytes();
-                    let slot = kept.open(*start, plans);
+                    let slot = kept.open(*start, plans, &mut self.bytes);
                     if !std::mem::replace(&mut slot.changed, true) {
                         window.changed.push(*tenant);
                     }
-                    self.bytes += kept.bytes();
                 }
             }
         }
@@ -736,15 +644,7 @@ impl<G: Group> GoldTable<G> {
         let Some(at) = self.windows.get(&start) else { return };
         let window = &mut self.slots[*at];
         window.packed = true;
-        for kept in window.groups.values_mut().filter(|kept| !kept.is_needed()) {
-            if let Kept::Open(slot) = kept
-                && let Some(packed) = slot.group.pack(start, plans)
-            {
-                self.bytes -= kept.bytes();
-                *kept = Kept::Packed(packed);
-                self.bytes += kept.bytes();
-            }
-        }
+        window.groups.values_mut().for_each(|kept| kept.pack(start, plans, &mut self.bytes));
     }
 
     /// Memory of the rows and of the list of ranges, in bytes.
