@@ -18,11 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::events::{Events, PipelineEvent};
+use crate::run::nanos;
 
 /// How long one call may take. Longer than a gateway's: nobody waits for it.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// How often it is looked whether the store still has its memory, and how long to wait after a failure.
 const CHECK: Duration = Duration::from_millis(200);
+/// How often it is said that the store cannot be reached, while it is tried all the time.
+const SAY: Duration = Duration::from_secs(10);
 /// Values in one call.
 const BATCH: usize = 4_096;
 /// Parts of a store, as [`CounterStore::shard`] numbers them.
@@ -174,6 +177,8 @@ struct Teller {
     /// rest of that part.
     marks: Vec<Option<String>>,
     failing: bool,
+    /// When a failure was last said, on the monotonic clock, in nanoseconds.
+    said: Option<u64>,
 }
 
 impl Teller {
@@ -185,7 +190,7 @@ impl Teller {
             let shard = store.shard(&name) % SHARDS;
             marks[shard].get_or_insert(name);
         }
-        Self { store, clock, events, values: HashMap::new(), untold: Vec::new(), marks, failing: false }
+        Self { store, clock, events, values: HashMap::new(), untold: Vec::new(), marks, failing: false, said: None }
     }
 
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Vec<(Key, i64)>>) {
@@ -295,10 +300,11 @@ impl Teller {
 
     fn failed(&mut self, error: subscription_core::Error) {
         self.failing = true;
-        self.events.send(PipelineEvent::Retrying {
-            what: "settle counters",
-            error: format!("{error:?}"),
-            pause: CHECK,
-        });
+        let now = self.clock.monotonic_nanos();
+        if self.said.is_none_or(|said| now - said >= nanos(SAY)) {
+            self.said = Some(now);
+            let error = format!("{error:?}");
+            self.events.send(PipelineEvent::Retrying { what: "settle counters", error, pause: CHECK });
+        }
     }
 }

@@ -321,7 +321,9 @@ impl State {
         match self.with(number, |partition, meanwhile| partition.take_records(prepared, meanwhile))? {
             Some(_) => self.evict(),
             // Its partition was taken away meanwhile.
-            None => drop(self.gauges.uncommitted.fetch_sub(bytes, Ordering::Relaxed)),
+            None => {
+                self.gauges.uncommitted.fetch_sub(bytes, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

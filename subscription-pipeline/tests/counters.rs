@@ -1,5 +1,6 @@
 //! The counter path: what gateways decide by is what the lake says, also after either side has forgotten it.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,25 +8,44 @@ use async_trait::async_trait;
 use subscription_core::testkit::ManualClock;
 use subscription_core::testkit::faults::{Faults, FaultyStore};
 use subscription_core::*;
-use subscription_pipeline::{Pipeline, runtime};
+use subscription_pipeline::{Pipeline, PipelineEvent, runtime};
 
 /// 2026-05-31T23:50:30Z.
 const NOW: i64 = 1_780_271_430_000;
 
-/// Counters in memory that can be lost.
+/// Counters in memory that can be lost, or away.
 struct Forgetful {
     counters: Mutex<Arc<MemoryCounters>>,
+    away: AtomicBool,
+    /// How often they were asked in vain.
+    refused: AtomicUsize,
     clock: Arc<ManualClock>,
 }
 
 impl Forgetful {
     fn new(clock: &Arc<ManualClock>) -> Arc<Self> {
         let counters = Mutex::new(Arc::new(MemoryCounters::with_clock(clock.clone())));
-        Arc::new(Self { counters, clock: clock.clone() })
+        let (away, refused) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Arc::new(Self { counters, away, refused, clock: clock.clone() })
     }
 
     fn now(&self) -> Arc<MemoryCounters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn asked(&self) -> Result<Arc<MemoryCounters>> {
+        if self.away.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::new(ErrorKind::Unavailable, "nobody is there"));
+        }
+        Ok(self.now())
+    }
+
+    /// Waits until they were asked in vain so often.
+    async fn until_refused(&self, times: usize) {
+        while self.refused.load(Ordering::Relaxed) < times {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn forget(&self) {
@@ -59,19 +79,19 @@ impl Forgetful {
 #[async_trait]
 impl CounterStore for Forgetful {
     async fn check_and_add(&self, check: Check<'_>, deadline: Duration) -> Result<Decision> {
-        self.now().check_and_add(check, deadline).await
+        self.asked()?.check_and_add(check, deadline).await
     }
 
     async fn add(&self, additions: &[Addition<'_>], deadline: Duration) -> Result<()> {
-        CounterStore::add(&*self.now(), additions, deadline).await
+        CounterStore::add(&*self.asked()?, additions, deadline).await
     }
 
     async fn settle(&self, values: &[Settled<'_>], deadline: Duration) -> Result<()> {
-        CounterStore::settle(&*self.now(), values, deadline).await
+        CounterStore::settle(&*self.asked()?, values, deadline).await
     }
 
     async fn counters(&self, tenant: &str, deadline: Duration) -> Result<TenantCounters> {
-        CounterStore::counters(&*self.now(), tenant, deadline).await
+        CounterStore::counters(&*self.asked()?, tenant, deadline).await
     }
 }
 
@@ -235,4 +255,30 @@ fn lookups_hold_up_no_counter() {
             pipeline_with(Endless(source), store, &counters).run(stop).await.expect("a run");
         });
     }
+}
+
+/// Counters that are away are tried several times a second, and said to be away once in ten.
+#[test]
+fn counters_that_are_away_are_not_told_of_at_every_try() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(NOW)));
+    let counters = Forgetful::new(&clock);
+    counters.away.store(true, Ordering::Relaxed);
+    runtime().expect("a runtime").block_on(async {
+        let source = Endless(MemorySource::new("usage", vec![records(&EVENTS)]));
+        let pipeline = pipeline(source, &MemoryStore::new(), &counters);
+        let mut events = pipeline.events();
+        let stop = async {
+            counters.until_refused(5).await;
+            clock.advance_millis(10_000);
+            counters.until_refused(10).await;
+            counters.away.store(false, Ordering::Relaxed);
+            counters.until("acme", ACME).await;
+        };
+        pipeline.run(stop).await.expect("a run");
+        let mut said = 0;
+        while let Some(event) = events.next().await {
+            said += usize::from(matches!(event, PipelineEvent::Retrying { what: "settle counters", .. }));
+        }
+        assert_eq!(said, 2);
+    });
 }
