@@ -116,7 +116,10 @@ impl Bench {
         if std::fs::metadata(self.folder.path()).expect("the folder").uid() == 0 {
             let copy = self.path("pipeline-of-nobody");
             if !copy.exists() {
-                std::fs::copy(env!("CARGO_BIN_EXE_pipeline"), &copy).expect("a copy");
+                // By another process: where this one had it open to write while another test starts a child, that child would
+                // hold it open, and what is open to write cannot be run.
+                let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_pipeline")).arg(&copy).status();
+                assert!(copied.expect("cp").success());
             }
             for path in [self.folder.path(), &copy] {
                 std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("permissions");

@@ -181,8 +181,11 @@ impl Kafka {
                     headers.for_each(|header| batch.push_header(header.key, header.value));
                 }
                 Err(KafkaError::PartitionEOF(_)) => open -= 1,
-                // A broker may be dead for good: the others have the records.
-                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure)) => {}
+                // A broker may be dead for good: the others have the records. And connections end and are made anew; where none
+                // is, the poll above gives up.
+                Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
+                )) => {}
                 Err(error) => panic!("{error}"),
             }
         }
