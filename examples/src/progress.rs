@@ -34,6 +34,10 @@ pub async fn show(mut events: EventStream, quiet: bool) {
             PipelineEvent::Retrying { what, error, pause, .. } => {
                 tell(&bar, format!("cannot {what}: {error}; trying again in {}", duration(pause)));
             }
+            PipelineEvent::WaitingForOthers { partitions } => {
+                let partitions: Vec<String> = partitions.iter().map(u32::to_string).collect();
+                tell(&bar, format!("at the end; others of the group still have partitions {}", partitions.join(", ")));
+            }
             PipelineEvent::Fenced { error } => {
                 tell(&bar, format!("another process took over: {error}; joining anew, nothing is lost"));
             }

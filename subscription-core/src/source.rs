@@ -82,6 +82,13 @@ pub trait Source: Send {
         Ok(None)
     }
 
+    /// Where each partition was to end, of a source that ends there and whose partitions are shared with other processes:
+    /// the run then ends when the lake has all of that, by whichever process. Default: `None`, the run ends with
+    /// [`SourceEvent::End`].
+    fn ends(&self) -> Option<Vec<u64>> {
+        None
+    }
+
     /// Another process has moved a position of this one's partitions. A source whose partitions move between processes
     /// gives up all of them, will announce with `Assigned` what it gets next, and answers true. Default: false, which
     /// ends the run.

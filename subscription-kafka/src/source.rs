@@ -237,6 +237,10 @@ impl Source for KafkaSource {
         self.ask(move |_, asker| asker.offsets(partition).map(Some)).await
     }
 
+    fn ends(&self) -> Option<Vec<u64>> {
+        self.consumer.as_ref()?.context().readings().ends().map(<[u64]>::to_vec)
+    }
+
     async fn next(&mut self) -> Result<SourceEvent> {
         let consumer = self.consumer()?;
         let context = consumer.context();

@@ -32,6 +32,11 @@ pub enum PipelineEvent {
         /// What was refused.
         error: String,
     },
+    /// This process has committed its part up to the end, and waits until these partitions of others are too.
+    WaitingForOthers {
+        /// The partitions.
+        partitions: Vec<u32>,
+    },
     /// Rows are durable.
     Committed {
         /// The tables that moved.

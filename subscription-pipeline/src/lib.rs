@@ -4,6 +4,7 @@ mod begin;
 mod commit;
 mod config;
 mod counters;
+mod end;
 mod events;
 mod letters;
 mod partition;

@@ -17,6 +17,7 @@ use crate::begin::Postponed;
 use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
 use crate::config::PipelineConfig;
 use crate::counters::Floors;
+use crate::end::Waiting;
 use crate::events::{Events, PipelineEvent, Progress};
 use crate::partition::{Misrouted, Shared};
 use crate::pipeline::{Pipeline, RunReport};
@@ -36,6 +37,8 @@ pub(crate) struct Run {
     reports: mpsc::UnboundedReceiver<Report>,
     pub(crate) owned: BTreeMap<u32, Owned>,
     pub(crate) postponed: BTreeMap<u32, Postponed>,
+    /// Once this process is at the end, and others are waited for.
+    pub(crate) waiting: Option<Waiting>,
     rows: Option<JoinHandle<Result<RowsDone>>>,
     gold: Option<JoinHandle<Result<GoldDone>>>,
     /// Where partitions began when the lake was first filled.
@@ -102,6 +105,7 @@ impl Run {
             reports: mpsc::unbounded_channel().1,
             owned: BTreeMap::new(),
             postponed: BTreeMap::new(),
+            waiting: None,
             rows: None,
             gold: None,
             starts: BTreeMap::new(),
@@ -150,8 +154,9 @@ impl Run {
                 event = self.source.next(), if reading => match event {
                     // Else it is the end of what is to be read anew: another follows.
                     Ok(SourceEvent::End) if self.owned.values().all(|owned| owned.delivered.is_some()) => {
-                        self.check_end()?;
-                        return self.finish(true).await;
+                        if self.reached_end().await? {
+                            return self.finish(true).await;
+                        }
                     }
                     Ok(event) => self.take_event(event).await?,
                     Err(error) if error.is_retryable() => {
@@ -165,6 +170,9 @@ impl Run {
                         return Err(error);
                     },
                 },
+            }
+            if self.others_are_done().await? {
+                return self.finish(true).await;
             }
             self.begin_postponed().await?;
             self.cut_if_due();
@@ -331,27 +339,6 @@ impl Run {
         }
     }
 
-    /// At the end of the input every partition must have come at least to where the lake stands.
-    fn check_end(&self) -> Result<()> {
-        // Where the source said which offsets it has, that was looked at before it began.
-        for (&partition, owned) in self.owned.iter().filter(|(_, owned)| !owned.bounded) {
-            if let Some(expected) = &owned.expected {
-                return Err(other_inputs(partition, expected.get(0).offset()));
-            }
-            let position = owned.standing.tables[1];
-            if owned.delivered.is_some_and(|delivered| delivered < position) {
-                return Err(Error::new(ErrorKind::Mismatch, "the input ends before the lake's position")
-                    .with("partition", partition)
-                    .with("end", owned.delivered.unwrap_or_default())
-                    .with("position", position)
-                    .with_help(
-                        "give all the inputs that the lake was filled from, in the same order, or fill another lake",
-                    ));
-            }
-        }
-        Ok(())
-    }
-
     /// Starts the commits that are due and that no running one stands in the way of.
     fn cut_if_due(&mut self) {
         if self.rows.is_some() || !self.rows_due {
@@ -475,7 +462,7 @@ impl Run {
     }
 
     /// Commits all that was handed out so far, Gold too.
-    async fn commit_all(&mut self) -> Result<()> {
+    pub(crate) async fn commit_all(&mut self) -> Result<()> {
         self.settle().await?;
         self.cut(GoldCut::First);
         self.settle().await?;
@@ -607,7 +594,7 @@ fn tell_refused<T: Send + 'static>(commit: Option<JoinHandle<Result<T>>>, events
     }
 }
 
-fn other_inputs(partition: u32, offset: u64) -> Error {
+pub(crate) fn other_inputs(partition: u32, offset: u64) -> Error {
     Error::new(ErrorKind::Mismatch, "the lake was filled from other inputs: the record before its position is another")
         .with("partition", partition)
         .with("offset", offset)

@@ -357,6 +357,10 @@ impl<T: Source> Source for FaultySource<T> {
         self.faults.call("offsets", self.inner.offsets(partition)).await
     }
 
+    fn ends(&self) -> Option<Vec<u64>> {
+        self.inner.ends()
+    }
+
     async fn rejoin(&mut self) -> Result<bool> {
         self.faults.call("rejoin", self.inner.rejoin()).await
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, NewPartitions};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::Producer;
 use serde_json::Value;
 use subscription_core::testkit::traffic::{Framing, Traffic, TrafficConfig};
@@ -479,4 +480,31 @@ fn partitions_added_meanwhile_are_refused() {
         assert!(offsets.len() <= topic[partition].len());
     }
     assert_eq!(topic.iter().map(RecordBatch::len).sum::<usize>(), 400);
+}
+
+/// A run to the end is not at it while another has partitions that it has not committed, dead or alive: it waits for the other, and
+/// does its part where that leaves.
+#[test]
+fn a_run_to_the_end_waits_for_what_others_hold() {
+    let Some(kafka) = Kafka::shared(PARTITIONS) else { return };
+    kafka.produce(&records(7, 6_000));
+    let mut other = kafka.client();
+    other.set("group.id", format!("{}-lake", kafka.topic)).set("partition.assignment.strategy", "cooperative-sticky");
+    let other: BaseConsumer = other.set("enable.auto.commit", "false").create().expect("a consumer");
+    other.subscribe(&[&kafka.topic]).expect("a member");
+    let held = || other.assignment().expect("what it has").count();
+    // It reads, and commits nothing anywhere.
+    let take_part = || drop(other.poll(Duration::from_millis(20)));
+    while held() < PARTITIONS as usize {
+        take_part();
+    }
+    let mut member = Member::start_with(&kafka, 0, "--until-end");
+    while !member.said().contains("others of the group still have partitions") {
+        assert_eq!(member.process.try_wait().expect("a child"), None, "{}", member.said());
+        take_part();
+    }
+    assert!(held() > 0, "the other has lost all: {}", member.said());
+    drop(other);
+    assert!(member.process.wait().expect("a child").success(), "{}", member.said());
+    kafka.assert_is_reference("lake", "another member");
 }
