@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::time::Duration;
 
 use clap::Args;
-use subscription_core::testkit::traffic::{Traffic, TrafficConfig};
+use subscription_core::testkit::traffic::{Broken, Traffic, TrafficConfig};
 use subscription_core::{Clock, Error, ErrorKind, Result, SystemClock, testkit::traffic::TrafficRecord};
 
 /// What traffic is made.
@@ -63,7 +63,14 @@ impl Generate {
             Profile::ManyTenants => TrafficConfig::many_tenants(self.seed),
             Profile::HotTenant => TrafficConfig::hot_tenant(self.seed),
         };
+        // A line that is too large is 16 MiB of a file: about three of them, however long the file.
+        let few = 3.0 / self.events.max(3) as f64;
+        let broken = config.broken.iter().map(|&(kind, share)| match kind {
+            Broken::TooLarge => (kind, share.min(few)),
+            _ => (kind, share),
+        });
         TrafficConfig {
+            broken: broken.collect(),
             events: self.events,
             tenants: self.tenants.unwrap_or(config.tenants),
             rate: self.rate.unwrap_or(config.rate),
@@ -140,6 +147,23 @@ mod tests {
         assert_ne!(lines, written(&Generate { seed: 8, ..FEW }));
         let fast = Generate { rate: Some(1e6), ..FEW };
         assert_eq!(written(&fast), written(&Generate { paced: true, ..fast.clone() }));
+    }
+
+    #[test]
+    fn a_file_of_every_trouble_is_not_made_of_lines_that_are_too_large() {
+        struct Length(u64);
+        impl Write for Length {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += bytes.len() as u64;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut length = Length(0);
+        Generate { events: 10_000, ..FEW }.write(&mut length).expect("a count");
+        assert!((16 << 20..256 << 20).contains(&length.0), "{} bytes, some of them in a line of 16 MiB", length.0);
     }
 
     #[test]
