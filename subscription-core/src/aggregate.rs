@@ -27,6 +27,15 @@ pub struct GoldCut {
     pub ranges: Vec<RangeWrite>,
 }
 
+/// An event that is about to be applied: where it is in its batch, and what its texts come to.
+struct Event<'a> {
+    tenant: u32,
+    plan: u32,
+    index: usize,
+    endpoint: Name<'a>,
+    key_hash: u64,
+}
+
 /// Turns the accepted events of one partition into the rows of the Gold tables.
 ///
 /// A deterministic state machine without clock or I/O: the rows are a function of the configuration and of the events
@@ -253,8 +262,9 @@ impl AggregateEngine {
             return Err(not_loaded(range));
         }
         // No row depends on events of two tenants. Tenant by tenant, each in offset order, most of what an event touches
-        // is in the processor's cache from the event before.
-        let mut order = Vec::with_capacity(batch.rows().len());
+        // is in the processor's cache from the event before. Its texts are not: they are read in the order in which they
+        // lie in memory, before that.
+        let mut events = Vec::with_capacity(batch.rows().len());
         for (index, row) in batch.rows().iter().enumerate().filter(|(_, row)| row.offset >= self.position) {
             if row.offset >= to {
                 return Err(Error::new(ErrorKind::Invariant, "an event lies behind the span that it is applied with")
@@ -262,27 +272,28 @@ impl AggregateEngine {
                     .with("offset", row.offset)
                     .with("span ends at", to));
             }
-            order.push((self.tenants.intern(batch.bytes(row.tenant_id)), index));
+            events.push(Event {
+                tenant: self.tenants.intern(batch.bytes(row.tenant_id)),
+                plan: self.plans.intern(batch.bytes(row.subscription_plan)),
+                index,
+                endpoint: Name::new(batch.bytes(row.endpoint)),
+                key_hash: distinct::hash(batch.bytes(row.api_key_id)),
+            });
         }
-        order.sort_unstable();
+        events.sort_unstable_by_key(|event| (event.tenant, event.index));
         self.now += 1;
         let mut raised = Vec::new();
-        for (tenant, index) in order {
-            self.apply_event(batch, &batch.rows()[index], tenant, &mut raised)?;
+        for event in &events {
+            self.apply_event(batch, event, &mut raised)?;
         }
         self.position = self.position.max(to);
         raised.sort_by_key(|(offset, _)| *offset);
         Ok(raised.into_iter().map(|(_, alert)| alert).collect())
     }
 
-    fn apply_event(
-        &mut self,
-        batch: &EventBatch,
-        row: &EventRow,
-        tenant: u32,
-        raised: &mut Vec<(u64, AlertRow)>,
-    ) -> Result<()> {
-        let plan = self.plans.intern(batch.bytes(row.subscription_plan));
+    fn apply_event(&mut self, batch: &EventBatch, event: &Event<'_>, raised: &mut Vec<(u64, AlertRow)>) -> Result<()> {
+        let Event { tenant, plan, index, endpoint, key_hash } = *event;
+        let row = &batch.rows()[index];
         let (time, catalog) = (row.event_timestamp, &self.catalog);
         let look_up = |tenant: &str| catalog.terms_until(tenant, batch.text(row.subscription_plan), time);
         let Some(terms) = self.tenants.terms(tenant, plan, time, look_up) else {
@@ -310,7 +321,7 @@ impl AggregateEngine {
             response_us,
             response_bucket: sketch::bucket(response_us),
             risk: row.risk_score.map(|risk| risk + 0.0),
-            key_hash: distinct::hash(batch.bytes(row.api_key_id)),
+            key_hash,
             plan,
         };
         let watermark = row.event_timestamp.plus_millis(self.lateness_ms.saturating_neg());
@@ -329,10 +340,10 @@ impl AggregateEngine {
         let month = self.month_start(row.event_timestamp);
         self.apply_usage(WindowKind::Month, month, tenant, &sample, terms, raised);
         if row.offset >= self.endpoints.position {
-            let (name, max) = (Name::new(batch.bytes(row.endpoint)), self.max_endpoints);
+            let max = self.max_endpoints;
             let names = (&mut self.tenants, &mut self.plans);
             self.endpoints.change(names, (hour, tenant), self.now, EndpointGroup::default, |group, _| {
-                group.add(name, row.http_method, &sample, max);
+                group.add(endpoint, row.http_method, &sample, max);
             });
         }
         Ok(())

@@ -298,9 +298,9 @@ fn plain_len(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (i, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let stop = zero_bytes(word ^ (ONES * u64::from(b'"')))
-            | zero_bytes(word ^ (ONES * u64::from(b'\\')))
-            | (word.wrapping_sub(ONES * 0x20) & !word & HIGH);
+        // With its second bit changed, a quote is 0x20, and control characters, and nothing else, are below that.
+        let quotes = word ^ (ONES * 0x02);
+        let stop = (quotes.wrapping_sub(ONES * 0x21) & !quotes & HIGH) | zero_bytes(word ^ (ONES * u64::from(b'\\')));
         if stop != 0 {
             return i * 8 + stop.trailing_zeros() as usize / 8;
         }

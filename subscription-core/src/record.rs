@@ -1,5 +1,7 @@
 //! Records as a source delivers them: bytes and coordinates, in batches that own their memory.
 
+use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,21 +15,43 @@ pub const MAX_PAYLOAD_BYTES: u64 = 16 * 1024 * 1024;
 pub const TOO_LARGE_KEPT_BYTES: usize = 4 * 1024;
 
 /// A span of bytes in the memory of the batch that it belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Text {
-    pub(crate) start: u32,
-    pub(crate) len: u32,
+    start: u32,
+    /// Its length and one, so that an optional text takes no more memory than a text: rows have a dozen of them.
+    len_and_one: NonZeroU32,
 }
 
 impl Text {
+    /// # Panics
+    /// Where it lies beyond 4 GiB.
+    pub(crate) fn new(start: usize, len: usize) -> Self {
+        let place = u32::try_from(start).ok().zip(u32::try_from(len + 1).ok().and_then(NonZeroU32::new));
+        let (start, len_and_one) = place.expect("at most 4 GiB in a batch");
+        Self { start, len_and_one }
+    }
+
     /// How many bytes it spans.
     pub fn len(self) -> usize {
-        self.len as usize
+        self.len_and_one.get() as usize - 1
     }
 
     /// Whether it spans none.
     pub fn is_empty(self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// What it spans of all that it can.
+    pub(crate) fn range(self) -> Range<usize> {
+        let start = self.start as usize;
+        start..start + self.len()
+    }
+}
+
+impl Default for Text {
+    /// Nothing, at the beginning.
+    fn default() -> Self {
+        Self { start: 0, len_and_one: NonZeroU32::MIN }
     }
 }
 
@@ -152,7 +176,7 @@ impl RecordBatch {
     }
 
     fn bytes(&self, text: Text) -> &[u8] {
-        &self.data[text.start as usize..(text.start + text.len) as usize]
+        &self.data[text.range()]
     }
 }
 
@@ -178,7 +202,7 @@ impl<'a> Record<'a> {
 
     /// Where its payload begins in [`RecordBatch::memory_of_payloads`].
     pub fn payload_start(&self) -> Option<usize> {
-        self.meta().payload.map(|text| text.start as usize)
+        self.meta().payload.map(|text| text.range().start)
     }
 
     /// How long the payload was when the source had it, in bytes.
@@ -325,9 +349,8 @@ impl RecordBatchBuilder {
     }
 
     fn text(&mut self, bytes: &[u8]) -> Text {
-        let start = u32::try_from(self.data.len()).expect("at most 4 GiB in a batch");
-        let len = u32::try_from(bytes.len()).expect("at most 4 GiB in a batch");
+        let kept = Text::new(self.data.len(), bytes.len());
         self.data.extend_from_slice(bytes);
-        Text { start, len }
+        kept
     }
 }

@@ -162,10 +162,10 @@ impl EventBatch {
     /// # Panics
     /// May panic, or answer another text's, for one of another batch.
     pub fn bytes(&self, text: Text) -> &[u8] {
-        let (start, len) = (text.start as usize, text.len as usize);
-        match start.checked_sub(self.base.len()) {
-            None => &self.base[start..start + len],
-            Some(start) => &self.extra[start..start + len],
+        let range = text.range();
+        match range.start.checked_sub(self.base.len()) {
+            None => &self.base[range],
+            Some(start) => &self.extra[start..start + text.len()],
         }
     }
 
@@ -176,11 +176,29 @@ impl EventBatch {
 
     /// The labels of a row, by name in the order they were given; `None` where it gives none.
     pub fn labels(&self, row: &EventRow) -> Option<impl ExactSizeIterator<Item = (&str, &str)>> {
-        row.labels.map(|span| {
-            self.labels[span.start as usize..(span.start + span.len) as usize]
-                .iter()
-                .map(|(name, value)| (self.text(*name), self.text(*value)))
-        })
+        row.labels
+            .map(|span| self.labels[span.range()].iter().map(|(name, value)| (self.text(*name), self.text(*value))))
+    }
+
+    /// How many bytes the texts of a row have, labels included; none of them is looked at for it.
+    pub fn text_bytes(&self, row: &EventRow) -> usize {
+        let optional = [
+            row.schema_version,
+            row.user_id,
+            row.api_version,
+            row.ip_address,
+            row.country_code,
+            row.region,
+            row.user_agent,
+            row.sdk_version,
+            row.request_id,
+            row.trace_id,
+            row.emitter_id,
+        ];
+        let required = [row.tenant_id, row.api_key_id, row.endpoint, row.subscription_plan];
+        let labels =
+            self.labels[row.labels.unwrap_or_default().range()].iter().map(|(name, value)| name.len() + value.len());
+        optional.into_iter().flatten().chain(required).map(Text::len).chain(labels).sum()
     }
 
     /// The memory of the rows, in bytes, without that of the records they point into.
@@ -203,10 +221,9 @@ impl EventBatchBuilder {
     /// # Panics
     /// If the batch passes 4 GiB.
     pub fn text(&mut self, text: &str) -> Text {
-        let start = u32::try_from(self.data.len()).expect("at most 4 GiB in a batch");
-        let len = u32::try_from(text.len()).expect("at most 4 GiB in a batch");
+        let kept = Text::new(self.data.len(), text.len());
         self.data.extend_from_slice(text.as_bytes());
-        Text { start, len }
+        kept
     }
 
     /// Keeps an optional text.
@@ -216,12 +233,12 @@ impl EventBatchBuilder {
 
     /// Keeps labels, to be put in [`EventRow::labels`].
     pub fn labels<'a>(&mut self, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Text {
-        let start = self.labels.len() as u32;
+        let start = self.labels.len();
         for (name, value) in labels {
             let label = (self.text(name), self.text(value));
             self.labels.push(label);
         }
-        Text { start, len: self.labels.len() as u32 - start }
+        Text::new(start, self.labels.len() - start)
     }
 
     /// Adds a row whose texts this builder made.

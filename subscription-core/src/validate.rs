@@ -399,7 +399,11 @@ impl Checker {
 
     fn integer(&mut self, field: Field, value: Option<Value<'_>>, min: i64, max: i64) -> Option<i64> {
         let text = self.numeral(field, value)?;
-        let integer = if text.bytes().all(|byte| byte != b'.' && byte | 0x20 != b'e') {
+        // Nearly all are a few digits and nothing else. A number of 18 digits is none that overflows.
+        let few = if text.len() <= 18 { formats::digits(text.as_bytes()) } else { None };
+        let integer = if few.is_some() {
+            few
+        } else if text.bytes().all(|byte| byte != b'.' && byte | 0x20 != b'e') {
             // No such number can be read but for its size.
             text.parse().ok()
         } else {

@@ -38,7 +38,7 @@ pub(crate) fn bronze(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
         let mut dead = batch.dead.iter().map(|dead| dead.index as usize).peekable();
         for (index, record) in batch.records.iter().enumerate() {
             if dead.next_if_eq(&index).is_none() && (from..to).contains(&record.offset()) {
-                dates.push(record.timestamp(), (&batch.records, record));
+                dates.push(record.timestamp(), false, (&batch.records, record));
             }
         }
     }
@@ -61,7 +61,7 @@ pub(crate) fn dead_letter(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetErro
         for dead in &batch.dead {
             let record = batch.records.get(dead.index as usize);
             if (from..to).contains(&record.offset()) {
-                dates.push(record.timestamp(), (&batch.records, record, dead));
+                dates.push(record.timestamp(), false, (&batch.records, record, dead));
             }
         }
     }

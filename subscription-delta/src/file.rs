@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use deltalake::arrow::array::RecordBatch;
+use deltalake::arrow::datatypes::DataType;
 use deltalake::kernel::{Add, Remove};
 use deltalake::logstore::object_store::path::Path;
 use deltalake::parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
 };
-use deltalake::parquet::basic::{Compression as Codec, ZstdLevel};
+use deltalake::parquet::basic::{Compression as Codec, Encoding, ZstdLevel};
 use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use deltalake::parquet::file::writer::SerializedFileWriter;
@@ -333,8 +334,10 @@ impl FileWriter {
     }
 }
 
-/// Columns that hardly ever repeat a value: a dictionary of them is work for nothing.
-const UNIQUE: [&str; 15] = [
+/// Columns without a dictionary, which would be work for nothing: their values hardly ever repeat, or lie so close to each
+/// other that their differences take less.
+const PLAIN: [&str; 22] = [
+    "partition",
     "offset",
     "record_timestamp",
     "ingestion_timestamp",
@@ -346,9 +349,15 @@ const UNIQUE: [&str; 15] = [
     "request_id",
     "trace_id",
     "emitter_sequence",
+    "user_id",
     "response_time_ms",
+    "risk_score",
+    "velocity_last_1min",
+    "velocity_last_5min",
+    "velocity_last_1hour",
     "request_size_bytes",
     "response_size_bytes",
+    "quota_cost",
     "state",
 ];
 
@@ -363,6 +372,7 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
             Compression::Zstd => Codec::ZSTD(ZstdLevel::default()),
         })
         .set_data_page_size_limit(PAGE_BYTES)
+        .set_column_data_page_size_limit(ColumnPath::from("payload"), 2 * PAGE_BYTES)
         .set_statistics_enabled(EnabledStatistics::None)
         // Pages have no statistics, so nobody would look at their places.
         .set_offset_index_disabled(true);
@@ -370,8 +380,12 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
         properties = properties.set_column_statistics_enabled(ColumnPath::from(*column), EnabledStatistics::Chunk);
     }
     for field in layout.file.fields() {
-        if UNIQUE.contains(&field.name().as_str()) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+        if PLAIN.contains(&field.name().as_str()) {
+            let column = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_dictionary_enabled(column.clone(), false);
+            if matches!(field.data_type(), DataType::Int32 | DataType::Int64 | DataType::Timestamp(..)) {
+                properties = properties.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+            }
         }
     }
     if codec == Compression::Balanced {

@@ -5,11 +5,10 @@ use deltalake::arrow::array::{
     TimestampMicrosecondBuilder,
 };
 use deltalake::parquet::errors::ParquetError;
-use rayon::prelude::*;
 use subscription_core::{EventBatch, EventRow, Record, Timestamp};
 use uuid::Uuid;
 
-use crate::append::{ByDate, Input, Origin, files};
+use crate::append::{ByDate, Input, Origin};
 use crate::columns::{Pairs, Texts, rows};
 use crate::file::Encoded;
 
@@ -65,54 +64,28 @@ rows!(Quarantine {
     reprocessed: BooleanBuilder,
 });
 
-/// A row's place: sorted, files are by date, on time or behind the watermark, and their rows by event time.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    day: i32,
-    behind: bool,
-    time: Timestamp,
-    batch: u32,
-    row: u32,
-}
-
 /// The files of Silver. Rows behind the watermark are in files of their own, so that the others have narrow ranges
 /// of event time: readers that ask for a time skip nearly all files.
 pub(crate) fn silver(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
-    let batches: Vec<_> = input.batches().collect();
-    let mut places = Vec::new();
-    for (batch, (admitted, (from, to))) in batches.iter().enumerate() {
-        let watermark = admitted.watermark.unwrap_or(Timestamp::MIN);
-        for (row, event) in admitted.accepted.rows().iter().enumerate() {
-            if (*from..*to).contains(&event.offset) {
-                places.push(Place {
-                    day: event.event_timestamp.days(),
-                    behind: event.is_late || event.event_timestamp < watermark,
-                    time: event.event_timestamp,
-                    batch: batch as u32,
-                    row: row as u32,
-                });
-            }
+    let mut dates = ByDate::new();
+    for (batch, (from, to)) in input.batches() {
+        let partition = batch.records.partition();
+        let watermark = batch.watermark.unwrap_or(Timestamp::MIN);
+        for event in batch.accepted.rows().iter().filter(|event| (from..to).contains(&event.offset)) {
+            let behind = event.is_late || event.event_timestamp < watermark;
+            dates.push(event.event_timestamp, behind, (partition, event, &batch.accepted));
         }
     }
-    places.sort_unstable();
-    let same_file = |a: &Place, b: &Place| (a.day, a.behind) == (b.day, b.behind);
-    let event = |place: &Place| {
-        let admitted = batches[place.batch as usize].0;
-        (admitted.records.partition(), &admitted.accepted.rows()[place.row as usize], &admitted.accepted)
+    let origin = |(partition, event, batch): &(u32, &EventRow, &EventBatch)| Origin {
+        partition: *partition,
+        offset: event.offset,
+        time: event.event_timestamp,
+        bytes: batch.text_bytes(event),
     };
-    let origin = |place: &Place| {
-        let (partition, event, batch) = event(place);
-        Origin { partition, offset: event.offset, time: event.event_timestamp, bytes: text_bytes(event, batch) }
-    };
-    let append = |columns: &mut Silver, place: &Place| {
-        let (partition, event, batch) = event(place);
-        columns.append(input.topic, partition, event, batch);
+    dates.files(input, origin, |columns: &mut Silver, (partition, event, batch)| {
+        columns.append(input.topic, *partition, event, batch);
         Ok(())
-    };
-    let places: Vec<&[Place]> = places.chunk_by(same_file).collect();
-    let of_date = |places: &&[Place]| files(input, &places[0].time.date(), places, origin, append);
-    let files = places.par_iter().map(of_date).collect::<Result<Vec<_>, _>>()?;
-    Ok(files.into_iter().flatten().collect())
+    })
 }
 
 impl Silver {
@@ -158,26 +131,6 @@ impl Silver {
     }
 }
 
-/// The bytes of a row's texts; most of them have no bound but that of the payload.
-fn text_bytes(event: &EventRow, batch: &EventBatch) -> usize {
-    let optional = [
-        event.schema_version,
-        event.user_id,
-        event.api_version,
-        event.ip_address,
-        event.country_code,
-        event.region,
-        event.user_agent,
-        event.sdk_version,
-        event.request_id,
-        event.trace_id,
-        event.emitter_id,
-    ];
-    let required = [event.tenant_id, event.api_key_id, event.endpoint, event.subscription_plan];
-    let labels = batch.labels(event).into_iter().flatten().map(|(name, value)| name.len() + value.len());
-    optional.into_iter().flatten().chain(required).map(subscription_core::Text::len).chain(labels).sum()
-}
-
 /// The files of `quarantine_silver`.
 pub(crate) fn quarantine(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError> {
     let mut dates = ByDate::new();
@@ -185,7 +138,7 @@ pub(crate) fn quarantine(input: &Input<'_>) -> Result<Vec<Encoded>, ParquetError
         for rejected in &batch.quarantined {
             let record = batch.records.get(rejected.index as usize);
             if (from..to).contains(&record.offset()) {
-                dates.push(record.timestamp(), (batch.records.partition(), record, rejected));
+                dates.push(record.timestamp(), false, (batch.records.partition(), record, rejected));
             }
         }
     }

@@ -151,15 +151,15 @@ impl RowsBuilder {
         if let Some(text) = self.borrowed(text) {
             return text;
         }
-        let start = u32::try_from(self.base.len() + self.extra.len()).expect("at most 4 GiB in a batch");
+        let kept = Text::new(self.base.len() + self.extra.len(), text.len());
         self.extra.extend_from_slice(text.as_bytes());
-        Text { start, len: text.len() as u32 }
+        kept
     }
 
     /// The place of a text that lies in the records' bytes.
     fn borrowed(&self, text: &str) -> Option<Text> {
         let start = (text.as_ptr() as usize).checked_sub(self.base.as_ptr() as usize)?;
-        (start + text.len() <= self.base.len()).then_some(Text { start: start as u32, len: text.len() as u32 })
+        (start + text.len() <= self.base.len()).then(|| Text::new(start, text.len()))
     }
 
     fn opt_text(&mut self, text: &Option<Cow<'_, str>>) -> Option<Text> {
@@ -167,11 +167,11 @@ impl RowsBuilder {
     }
 
     fn labels(&mut self, labels: &[(Cow<'_, str>, Cow<'_, str>)]) -> Text {
-        let start = self.labels.len() as u32;
+        let start = self.labels.len();
         for (name, value) in labels {
             let label = (self.text(name), self.text(value));
             self.labels.push(label);
         }
-        Text { start, len: labels.len() as u32 }
+        Text::new(start, labels.len())
     }
 }

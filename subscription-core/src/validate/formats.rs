@@ -44,7 +44,7 @@ impl Timestamp {
 
 /// The number that ASCII digits, and nothing else, make.
 #[inline]
-fn digits(text: &[u8]) -> Option<i64> {
+pub(super) fn digits(text: &[u8]) -> Option<i64> {
     text.iter().try_fold(0, |n, &byte| byte.is_ascii_digit().then(|| n * 10 + i64::from(byte - b'0')))
 }
 
@@ -120,7 +120,8 @@ pub(super) fn is_country_code(text: &str) -> bool {
 
 /// 32 hex digits in either case.
 pub(super) fn is_trace_id(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    // All are looked at, whatever the first ones are: so they are looked at side by side.
+    text.len() == 32 && text.bytes().fold(true, |hex, byte| hex & byte.is_ascii_hexdigit())
 }
 
 /// Whether it has at most `max` code points.
