@@ -9,7 +9,7 @@ use clap::Args;
 use subscription_core::{Error, ErrorKind, Result, Source};
 use subscription_delta::{DeltaConfig, DeltaStore};
 use subscription_kafka::{DeadLetterConfig, KafkaConfig, KafkaDeadLetters, KafkaSource, TopicAdmin};
-use subscription_pipeline::Pipeline;
+use subscription_pipeline::{Pipeline, PipelineBuilder};
 
 use crate::config::Settings;
 use crate::exit::{At, Exit, Failure, Outcome};
@@ -72,7 +72,6 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
             (Box::new(source), failed)
         }
     };
-    encode_behind();
     let store = Arc::new(DeltaStore::open(lake).await.at_lake()?);
 
     let before = lake::reached(&store).await.at_lake()?;
@@ -85,7 +84,7 @@ pub async fn run(run: &Run) -> Outcome<(Exit, Summary)> {
     if let Some(url) = &settings.redis {
         pipeline = pipeline.counters(Arc::new(usage::counters(url).await.at_usage()?));
     }
-    let pipeline = pipeline
+    let pipeline = set_priorities(pipeline, settings.redis.is_some())
         .name(name)
         .boxed_source(source)
         .store(store.clone())
@@ -139,17 +138,30 @@ fn prompt(topic: KafkaConfig) -> Result<KafkaConfig> {
     if topic.property(WAIT).is_some() { Ok(topic) } else { topic.with_property(WAIT, "10") }
 }
 
-/// Lets encoding give way to all else: files can wait for some milliseconds, and what counters are told cannot. Threads have
-/// a priority of their own on Linux only.
-fn encode_behind() {
+/// Lets one kind of threads give way to the other where both have work. What counters are told cannot wait, and files can for
+/// some milliseconds. Where nobody is told, the files go first: while they are flushed, the engines have the processors for
+/// themselves.
+fn set_priorities(pipeline: PipelineBuilder, counters: bool) -> PipelineBuilder {
     let pool = rayon::ThreadPoolBuilder::new().thread_name(|n| format!("encode-{n}"));
-    #[cfg(target_os = "linux")]
-    let pool = pool.start_handler(|_| {
-        // Refused, it is as it was.
-        let _ = rustix::process::setpriority_process(None, 10);
+    let pool = pool.start_handler(move |_| {
+        if counters {
+            give_way()
+        }
     });
     // There is one already where this is called twice.
     let _ = pool.build_global();
+    pipeline.worker_start(move || {
+        if !counters {
+            give_way()
+        }
+    })
+}
+
+/// Lowers the priority of this thread. Threads have one of their own on Linux only.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    // Refused, it is as it was.
+    let _ = rustix::process::setpriority_process(None, 10);
 }
 
 fn missing(setting: &str, help: &str) -> Error {

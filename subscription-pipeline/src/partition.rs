@@ -9,6 +9,7 @@ use subscription_core::{
 use tokio::runtime::Handle;
 
 use crate::counters::{Floors, ToldAhead};
+use crate::pipeline::WorkerStart;
 use crate::retry::Retry;
 use crate::worker::Meanwhile;
 
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) handle: Handle,
     /// To be told what tenants have used.
     pub(crate) floors: Option<Floors>,
+    pub(crate) worker_start: Option<WorkerStart>,
 }
 
 /// What a partition is doing. Each phase ends where the table before it stands.

@@ -49,7 +49,11 @@ pub struct Pipeline {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: Events,
+    pub(crate) worker_start: Option<WorkerStart>,
 }
+
+/// What each worker thread does first.
+pub(crate) type WorkerStart = Arc<dyn Fn() + Send + Sync>;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +105,7 @@ pub struct PipelineBuilder {
     rules: Rules,
     catalog: Arc<Catalog>,
     clock: Option<Arc<dyn Clock>>,
+    worker_start: Option<WorkerStart>,
 }
 
 impl PipelineBuilder {
@@ -177,6 +182,13 @@ impl PipelineBuilder {
         self
     }
 
+    /// What each thread that runs engines does first, such as setting its priority. There are
+    /// [`PipelineConfig::workers`] of them, named `usage-engine-0` and so on.
+    pub fn worker_start(mut self, start: impl Fn() + Send + Sync + 'static) -> Self {
+        self.worker_start = Some(Arc::new(start));
+        self
+    }
+
     /// The pipeline.
     ///
     /// # Errors
@@ -208,6 +220,7 @@ impl PipelineBuilder {
             catalog: self.catalog,
             clock: self.clock.unwrap_or_else(|| Arc::new(SystemClock::new())),
             events: Events::new(),
+            worker_start: self.worker_start,
         })
     }
 }

@@ -14,13 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::begin::Postponed;
-use crate::commit::{Committer, GoldDone, ROW_TABLES, RowsDone, Standing};
+use crate::commit::{Committer, GoldDone, GoldPart, ROW_TABLES, RowsDone, Standing};
 use crate::config::PipelineConfig;
 use crate::counters::Floors;
 use crate::end::Waiting;
 use crate::events::{Events, PipelineEvent, Progress};
 use crate::partition::{Misrouted, Shared};
-use crate::pipeline::{Pipeline, RunReport};
+use crate::pipeline::{Pipeline, RunReport, WorkerStart};
 use crate::retry::Retry;
 use crate::settings;
 use crate::worker::{Gauges, GoldCut, Job, Limits, Report, Worker};
@@ -33,6 +33,7 @@ pub(crate) struct Run {
     engine: EngineConfig,
     pub(crate) events: Events,
     gauges: Arc<Gauges>,
+    worker_start: Option<WorkerStart>,
     workers: Vec<Worker>,
     reports: mpsc::UnboundedReceiver<Report>,
     pub(crate) owned: BTreeMap<u32, Owned>,
@@ -41,6 +42,8 @@ pub(crate) struct Run {
     pub(crate) waiting: Option<Waiting>,
     rows: Option<JoinHandle<Result<RowsDone>>>,
     gold: Option<JoinHandle<Result<GoldDone>>>,
+    /// Gold that is cut and waits for the commit before it.
+    gold_next: Option<GoldPart>,
     /// Where partitions began when the lake was first filled.
     pub(crate) starts: BTreeMap<u32, u64>,
     /// How many partitions there are, and whether it is known which belongs to which tenant.
@@ -89,6 +92,7 @@ impl Run {
             catalog,
             clock,
             events,
+            worker_start,
         } = pipeline;
         let topic: Arc<str> = source.topic().into();
         let retry = Retry { policy: config.retry, clock: clock.clone(), events: events.clone() };
@@ -101,6 +105,7 @@ impl Run {
             source,
             events,
             gauges: Arc::default(),
+            worker_start,
             workers: Vec::new(),
             reports: mpsc::unbounded_channel().1,
             owned: BTreeMap::new(),
@@ -108,6 +113,7 @@ impl Run {
             waiting: None,
             rows: None,
             gold: None,
+            gold_next: None,
             starts: BTreeMap::new(),
             partitions: 0,
             placed: false,
@@ -217,6 +223,7 @@ impl Run {
             retry: self.committer.retry.clone(),
             handle: Handle::current(),
             floors: self.floors.clone(),
+            worker_start: self.worker_start.clone(),
         };
         let limits = Limits {
             uncommitted: self.config.max_uncommitted_bytes,
@@ -224,7 +231,7 @@ impl Run {
         };
         let (sender, reports) = mpsc::unbounded_channel();
         self.reports = reports;
-        (self.gold_left, self.gold_took) = (false, Duration::ZERO);
+        (self.gold_left, self.gold_took, self.gold_next) = (false, Duration::ZERO, None);
         self.workers.clear();
         for i in 0..self.config.workers {
             let name = format!("usage-engine-{i}");
@@ -347,7 +354,9 @@ impl Run {
         let now = self.committer.clock.monotonic_nanos();
         let full = |gauge: &std::sync::atomic::AtomicUsize, limit: usize| gauge.load(Ordering::Relaxed) >= limit / 2;
         let gold_full = full(&self.gauges.dirty, self.config.max_gold_bytes);
-        let gold = self.gold.is_none() && self.gold_due && (gold_full || now >= self.next_gold);
+        // While a part is committed, the next one is made ready.
+        let free = if self.gold_left { self.gold_next.is_none() } else { self.gold.is_none() };
+        let gold = free && self.gold_due && (gold_full || now >= self.next_gold);
         if gold || now >= self.next_rows || full(&self.gauges.uncommitted, self.config.max_uncommitted_bytes) {
             self.cut(match gold {
                 true if self.gold_left => GoldCut::Next,
@@ -418,15 +427,25 @@ impl Run {
         if !lag.is_empty() {
             self.events.send(PipelineEvent::Lag(lag));
         }
-        // The rest is asked for as soon as this part is committed, whether or not there are further rows.
+        // The rest is asked for as soon as this part is being committed, whether or not there are further rows.
         self.gold_left = done.gold_left;
         self.gold_due |= done.gold_left;
         self.rows_due |= done.gold_left;
-        if let Some(part) = done.gold {
+        if done.gold.is_some() {
+            self.gold_next = done.gold;
+        }
+        self.commit_gold();
+        Ok(())
+    }
+
+    /// Commits the Gold that waits, unless other Gold is being committed.
+    fn commit_gold(&mut self) {
+        if self.gold.is_none()
+            && let Some(part) = self.gold_next.take()
+        {
             let committer = self.committer.clone();
             self.gold = Some(tokio::spawn(async move { committer.gold(part).await }));
         }
-        Ok(())
     }
 
     async fn gold_done(&mut self, done: Result<GoldDone>) -> Result<()> {
@@ -434,11 +453,12 @@ impl Run {
             Ok(done) => done,
             Err(error) => return self.recover(error).await,
         };
+        self.commit_gold();
         // A commit may take a tenth of the time at most, so that many late events slow Gold down and nothing else.
         self.gold_took += done.took;
         if self.gold_left {
             self.next_gold = 0;
-        } else {
+        } else if self.gold.is_none() {
             let pause = (std::mem::take(&mut self.gold_took) * 10)
                 .clamp(self.config.gold_interval, self.config.max_gold_interval.max(self.config.gold_interval));
             self.next_gold = self.committer.clock.monotonic_nanos() + nanos(pause.max(self.config.commit_interval));
@@ -465,17 +485,21 @@ impl Run {
     pub(crate) async fn commit_all(&mut self) -> Result<()> {
         self.settle().await?;
         self.cut(GoldCut::First);
-        self.settle().await?;
+        self.wait_while(|run| run.rows.is_some()).await?;
         while self.gold_left {
             self.cut(GoldCut::Next);
-            self.settle().await?;
+            self.wait_while(|run| run.rows.is_some() || run.gold_next.is_some()).await?;
         }
-        Ok(())
+        self.settle().await
     }
 
     /// Waits for the commits that are under way.
     async fn settle(&mut self) -> Result<()> {
-        while self.rows.is_some() || self.gold.is_some() {
+        self.wait_while(|run| run.rows.is_some() || run.gold.is_some()).await
+    }
+
+    async fn wait_while(&mut self, under_way: impl Fn(&Self) -> bool) -> Result<()> {
+        while under_way(self) {
             tokio::select! {
                 biased;
                 // A partition that caught up meanwhile is told so once.

@@ -110,6 +110,9 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(name)
             .spawn(move || {
+                if let Some(start) = &shared.worker_start {
+                    start();
+                }
                 let mut state = State {
                     inbox: Inbox { jobs: inbox, waiting: VecDeque::new(), handle: shared.handle.clone() },
                     shared,
