@@ -2,10 +2,12 @@
 //! real Redis, all on this machine; and how long each event of some tenants takes from its own time until the settled counter
 //! has it.
 //!
-//! `cargo build --release --bins && cargo bench -p subscription-benches --bench enforceable [-- EVENTS_A_SECOND SECONDS PARTITIONS]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench enforceable [-- EVENTS_A_SECOND SECONDS PARTITIONS WARM_SECONDS]`
 //!
-//! Default 10,000, 30 and 64, from five seconds after the first event was counted on: until then processes start. `EMITTER_PROPERTIES` are properties of the producer, as in
-//! `linger.ms=1`, `PIPELINE_OPTIONS` further options of the run.
+//! Default 10,000, 30, 64 and 30: seconds are counted from so long after the first event was settled, until when processes start and
+//! the broker compiles what it runs. `EMITTER_PROPERTIES` are properties of the producer, as in
+//! `linger.ms=1`, `PIPELINE_OPTIONS` further options of the run. The broker's data and the lake are among the temporary files; a lake in
+//! `LAKE_FOLDER` is on another disk than the broker's data, where `TMPDIR` is, as it would be with machines of their own.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
 mod broker;
@@ -29,7 +31,6 @@ use uuid::Uuid;
 const TENANTS: u64 = 1_000;
 /// Those whose counters are watched.
 const WATCHED: u64 = 50;
-const WARM: u64 = 5;
 const TOPIC: &str = "enforceable";
 
 /// By watched tenant: when events were made, in nanoseconds, that its counter did not have yet.
@@ -38,10 +39,11 @@ type Waiting = Arc<Mutex<Vec<VecDeque<u64>>>>;
 fn main() {
     let arguments: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let number = |at: usize, default| arguments.get(at).copied().unwrap_or(default);
-    let (rate, seconds, partitions) = (number(0, 10_000), number(1, 30), number(2, 64));
+    let (rate, seconds, partitions, warm) = (number(0, 10_000), number(1, 30), number(2, 64), number(3, 30));
     let (Some(broker), Some(redis)) = (Broker::start(1, &[]), Servers::up(&[])) else { return };
     heading();
-    let folder = tempfile::tempdir().expect("a folder");
+    let folder =
+        std::env::var_os("LAKE_FOLDER").map_or_else(tempfile::tempdir, tempfile::tempdir_in).expect("a folder");
     let created = pipeline()
         .args(["topic", "create", "--replication", "1", "--partitions", &partitions.to_string()])
         .args(["--kafka", &broker.address(), "--topic", TOPIC])
@@ -64,7 +66,7 @@ fn main() {
         std::thread::spawn(move || watch(&clock, &waiting, &first, &stop, &url))
     };
     let started = clock.monotonic_nanos();
-    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &run, rate, seconds);
+    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &run, rate, seconds, warm);
     let ended = clock.monotonic_nanos();
     // What is on its way, for a while.
     for _ in 0..1_000 {
@@ -109,6 +111,7 @@ fn emit(
     run: &Child,
     rate: u64,
     seconds: u64,
+    warm: u64,
 ) -> (u64, u64, f64) {
     let properties = std::env::var("EMITTER_PROPERTIES").unwrap_or_default();
     let kafka = KafkaConfig::new(broker.address(), TOPIC).expect("a name");
@@ -129,7 +132,7 @@ fn emit(
         if due > clock.monotonic_nanos() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        let warm = first.load(Ordering::Relaxed).saturating_add(WARM * 1_000_000_000);
+        let warm = first.load(Ordering::Relaxed).saturating_add(warm * 1_000_000_000);
         if counts.is_none() && clock.monotonic_nanos() > warm {
             counts = Some((due, n, usage(run.id()).expect("a running pipeline").cpu));
         }

@@ -661,6 +661,8 @@ fn not_loaded(range: &RangeRef) -> Error {
 }
 
 impl Group for UsageState {
+    const ONE_ROW: bool = true;
+
     fn rows(&self) -> usize {
         1
     }

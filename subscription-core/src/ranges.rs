@@ -429,7 +429,10 @@ impl<G: Group> GoldTable<G> {
             let growing = runs.get(i + 1).is_none_or(|run| self::day(run.keys[0].0) != day)
                 && self.ranges.get(next).is_none_or(|range| range.day() != day);
             let kept = |(start, tenant): &(i64, u32)| self.slots[self.windows[start]].groups.get(tenant);
-            let sizes: Vec<usize> = run.keys.iter().map(|key| kept(key).map_or(0, Kept::rows)).collect();
+            let sizes: Vec<usize> = match G::ONE_ROW {
+                true => vec![1; run.keys.len()],
+                false => run.keys.iter().map(|key| kept(key).map_or(0, Kept::rows)).collect(),
+            };
             for part in split(&sizes, self.range_rows, growing) {
                 let mut rows = Vec::with_capacity(sizes[part.clone()].iter().sum());
                 let keys = &run.keys[part];
@@ -522,8 +525,14 @@ impl<G: Group> GoldTable<G> {
                 }
             }
             tenants.sort(&mut changed);
+            // In the order of names many come from one range.
+            let mut last = None;
             for tenant in changed {
-                match self.ranges.binary_search_by(|range| range.compare(*start, tenants.name(tenant))) {
+                let compare = |range: &Range| range.compare(*start, tenants.name(tenant));
+                let same = last.filter(|at| compare(&self.ranges[*at]).is_eq());
+                let found = same.map_or_else(|| self.ranges.binary_search_by(compare), Ok);
+                last = found.ok();
+                match found {
                     Ok(at) if self.ranges[at].loaded => {
                         touched.entry(at).or_default();
                     }

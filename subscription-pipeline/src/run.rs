@@ -354,9 +354,7 @@ impl Run {
         let now = self.committer.clock.monotonic_nanos();
         let full = |gauge: &std::sync::atomic::AtomicUsize, limit: usize| gauge.load(Ordering::Relaxed) >= limit / 2;
         let gold_full = full(&self.gauges.dirty, self.config.max_gold_bytes);
-        // While a part is committed, the next one is made ready.
-        let free = if self.gold_left { self.gold_next.is_none() } else { self.gold.is_none() };
-        let gold = free && self.gold_due && (gold_full || now >= self.next_gold);
+        let gold = self.gold.is_none() && self.gold_due && (gold_full || now >= self.next_gold);
         if gold || now >= self.next_rows || full(&self.gauges.uncommitted, self.config.max_uncommitted_bytes) {
             self.cut(match gold {
                 true if self.gold_left => GoldCut::Next,
@@ -481,7 +479,8 @@ impl Run {
         Ok(())
     }
 
-    /// Commits all that was handed out so far, Gold too.
+    /// Commits all that was handed out so far, Gold too. As nothing else is to be done, the next part of Gold is cut while one is
+    /// committed. (Done all the time, it made half as many commits more of 500,000 tenants.)
     pub(crate) async fn commit_all(&mut self) -> Result<()> {
         self.settle().await?;
         self.cut(GoldCut::First);

@@ -49,11 +49,11 @@ struct Load {
 }
 
 impl Load {
-    /// The limit is reached by each tenant within a quarter of a minute.
+    /// The limit is reached by each tenant within four seconds, in the second after the fault begins.
     fn start(store: Arc<dyn CounterStore>, policy: FailurePolicy, rate: u64) -> Self {
         let clock = SystemClock::new();
         let enforcer = Enforcer::new(store, Arc::new(clock), EnforcerConfig::default()).expect("an enforcer");
-        let limit = (rate / TENANTS * 15) as i64;
+        let limit = (rate / TENANTS * 4) as i64;
         let load = Self { enforcer: Arc::new(enforcer), made: Arc::default(), ending: Arc::default(), limit, clock };
         let limits =
             Limits { per_minute: limit, per_hour: 1 << 40, per_month: 1 << 40, window: WindowAlgorithm::Fixed };

@@ -4,6 +4,9 @@ use crate::intern::Plans;
 
 /// The rows of one key.
 pub(crate) trait Group: Sized {
+    /// Whether there is always one row: then no group is fetched from memory only to ask.
+    const ONE_ROW: bool = false;
+
     /// How many rows there are.
     fn rows(&self) -> usize;
     /// Memory outside of `Self`, in bytes.
