@@ -50,6 +50,7 @@ impl CounterStore for Switched {
     }
 
     async fn counters(&self, tenant: &str, deadline: Duration) -> Result<TenantCounters> {
+        self.up()?;
         CounterStore::counters(&self.counters, tenant, deadline).await
     }
 
@@ -221,7 +222,7 @@ fn policies_decide_while_the_store_is_down_and_it_is_told_afterwards() {
     }
     assert_eq!(asked() - before, 4);
     block_on(gateway.flush());
-    assert_eq!(asked() - before, 4, "what cannot be reached is not told");
+    assert_eq!(asked() - before, 5, "what cannot be reached is not told, but asked where no request did");
 
     all.store.down.store(false, Ordering::Relaxed);
     all.clock.advance_millis(250);
@@ -235,6 +236,33 @@ fn policies_decide_while_the_store_is_down_and_it_is_told_afterwards() {
     assert_eq!((gateway.stats().added, gateway.stats().maybe_lost), (160, 0));
     block_on(gateway.flush());
     assert_eq!(gateway.stats().added, 160, "once");
+}
+
+/// A tenant at its limit by what the store was not told yet is denied without asking it. Where all tenants are, no request would
+/// ever find out that the store is back.
+#[test]
+fn a_store_that_is_back_is_noticed_where_all_tenants_are_at_their_limit() {
+    let all = gateways(1, None);
+    let gateway = &all.gateways[0];
+    let limits = limits(60, WindowAlgorithm::Fixed);
+    all.store.down.store(true, Ordering::Relaxed);
+    let ask = || ask(gateway, "local", limits, 1, FailurePolicy::Local);
+    assert_eq!((0..100).filter(|_| ask().decision.allowed).count(), 60);
+    all.clock.advance_millis(250);
+    block_on(gateway.flush());
+    assert!(gateway.is_degraded(), "it is asked, and still down");
+    all.store.down.store(false, Ordering::Relaxed);
+    all.clock.advance_millis(249);
+    block_on(gateway.flush());
+    assert!(gateway.is_degraded(), "not asked again so soon");
+    all.clock.advance_millis(1);
+    assert_eq!(ask().by, DecidedBy::Policy(FailurePolicy::Local), "requests do not ask");
+    block_on(gateway.flush());
+    assert!(!gateway.is_degraded());
+    assert_eq!(all.store.counters.counters("local").minute.live, 60);
+    assert_eq!((gateway.stats().added, gateway.stats().maybe_lost), (60, 0));
+    let outcome = ask();
+    assert_eq!((outcome.by, outcome.decision.allowed), (DecidedBy::Store, false));
 }
 
 #[test]

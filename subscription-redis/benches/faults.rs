@@ -25,6 +25,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 const TENANTS: u64 = 50;
+/// After how many seconds each tenant is at its limit: in the second after the fault begins.
+const SECONDS_TO_LIMIT: u64 = 4;
 /// Before and after a fault.
 const CALM: Duration = Duration::from_secs(3);
 
@@ -49,11 +51,10 @@ struct Load {
 }
 
 impl Load {
-    /// The limit is reached by each tenant within four seconds, in the second after the fault begins.
     fn start(store: Arc<dyn CounterStore>, policy: FailurePolicy, rate: u64) -> Self {
         let clock = SystemClock::new();
         let enforcer = Enforcer::new(store, Arc::new(clock), EnforcerConfig::default()).expect("an enforcer");
-        let limit = (rate / TENANTS * 4) as i64;
+        let limit = (rate / TENANTS * SECONDS_TO_LIMIT) as i64;
         let load = Self { enforcer: Arc::new(enforcer), made: Arc::default(), ending: Arc::default(), limit, clock };
         let limits =
             Limits { per_minute: limit, per_hour: 1 << 40, per_month: 1 << 40, window: WindowAlgorithm::Fixed };
@@ -291,7 +292,7 @@ fn main() {
         "policy {}, {rate} decisions/s of {TENANTS} tenants, a limit of {} a minute, deadline 5 ms; times in ms, from the fault until a \
          second after the store decides again\n",
         policy.as_str(),
-        rate / TENANTS * 15
+        rate / TENANTS * SECONDS_TO_LIMIT
     );
     println!(
         "| fault | lasts s | p50 | p99 | p99.9 | most | by policy | unanswered | the store again after | most admitted | beyond | \

@@ -214,16 +214,12 @@ impl Enforcer {
                 return Outcome { decision, by: DecidedBy::Policy(policy), error: None };
             }
         }
-        let breaker = &self.breakers[self.store.shard(check.tenant) % SHARDS];
-        let pause = nanos(self.config.breaker_pause);
-        if !breaker.lets_pass(self.clock.monotonic_nanos(), pause) {
+        if !self.lets_pass(check.tenant) {
             return self.by_policy(&check, policy, None);
         }
         match self.store.check_and_add(check, self.config.deadline).await {
             Ok(decision) => {
-                if breaker.succeeded() {
-                    self.stats.breaker_closed();
-                }
+                self.answered(check.tenant);
                 if check.at.is_none() {
                     self.offset.store(decision.at.millis() - self.clock.now().millis(), Ordering::Relaxed);
                 }
@@ -236,15 +232,33 @@ impl Enforcer {
                 Outcome { decision, by: DecidedBy::Store, error: None }
             }
             Err(error) => {
-                self.stats.failed(&error);
-                // What concerns this tenant's keys alone is no failure of the store.
-                if error.is_retryable()
-                    && breaker.failed(self.clock.monotonic_nanos(), pause, self.config.breaker_failures)
-                {
-                    self.stats.breaker_opened();
-                }
+                self.failed(check.tenant, &error);
                 self.by_policy(&check, policy, Some(error))
             }
+        }
+    }
+
+    fn breaker(&self, tenant: &str) -> &Breaker {
+        &self.breakers[self.store.shard(tenant) % SHARDS]
+    }
+
+    /// Whether the store may be asked about a tenant.
+    fn lets_pass(&self, tenant: &str) -> bool {
+        self.breaker(tenant).lets_pass(self.clock.monotonic_nanos(), nanos(self.config.breaker_pause))
+    }
+
+    fn answered(&self, tenant: &str) {
+        if self.breaker(tenant).succeeded() {
+            self.stats.breaker_closed();
+        }
+    }
+
+    fn failed(&self, tenant: &str, error: &Error) {
+        self.stats.failed(error);
+        let (now, pause) = (self.clock.monotonic_nanos(), nanos(self.config.breaker_pause));
+        // What concerns this tenant's keys alone is no failure of the store.
+        if error.is_retryable() && self.breaker(tenant).failed(now, pause, self.config.breaker_failures) {
+            self.stats.breaker_opened();
         }
     }
 
@@ -289,7 +303,15 @@ impl Enforcer {
     /// Tells the store what was admitted without it, as far as it can be reached. Call it at intervals, and before the
     /// process ends.
     pub async fn flush(&self) {
-        let reachable = |tenant: &str| !self.breakers[self.store.shard(tenant) % SHARDS].is_open();
+        // Requests of tenants that are at their limit by what the store does not know yet do not ask it, so that it would not
+        // be noticed that it is back. A question that changes nothing: what is lost with it is not in doubt.
+        for tenant in self.owed.tenants(|tenant| self.breaker(tenant).is_open() && self.lets_pass(tenant)) {
+            match self.store.counters(&tenant, self.config.deadline).await {
+                Ok(_) => self.answered(&tenant),
+                Err(error) => self.failed(&tenant, &error),
+            }
+        }
+        let reachable = |tenant: &str| !self.breaker(tenant).is_open();
         self.tell(&self.owed.take(reachable)).await;
         if let Some(near) = &self.near {
             let spent = near.take(self.clock.now().plus_millis(self.offset.load(Ordering::Relaxed)));

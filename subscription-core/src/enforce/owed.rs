@@ -76,6 +76,12 @@ impl Owed {
         }
     }
 
+    /// The tenants that are wanted.
+    pub(super) fn tenants(&self, wanted: impl Fn(&str) -> bool) -> Vec<Box<str>> {
+        let all = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        all.keys().map(|(tenant, _)| tenant).filter(|tenant| wanted(tenant)).cloned().collect()
+    }
+
     /// Takes out those of the tenants that are ready for it.
     pub(super) fn take(&self, ready: impl Fn(&str) -> bool) -> Vec<Debt> {
         let mut all = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
