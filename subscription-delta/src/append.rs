@@ -48,7 +48,7 @@ impl<'a> Input<'a> {
 }
 
 /// Rows by the UTC date that their table is partitioned by, each as its place in the input, in the input's order: they are
-/// fetched from memory in the order in which they lie there. (Sorted by event time, Silver took a tenth longer to encode.)
+/// fetched from memory in the order in which they lie there, where rows sorted by event time would be fetched at random.
 pub(crate) struct ByDate<T>(BTreeMap<(i32, bool), (Timestamp, Vec<T>)>);
 
 impl<T> ByDate<T> {
