@@ -33,13 +33,23 @@ const TENANTS: u64 = 1_000;
 const WATCHED: u64 = 50;
 const TOPIC: &str = "enforceable";
 
+/// How many events a second, for how many seconds, and after how many that do not count.
+#[derive(Clone, Copy)]
+struct Pace {
+    rate: u64,
+    seconds: u64,
+    warm: u64,
+}
+
 /// By watched tenant: when events were made, in nanoseconds, that its counter did not have yet.
 type Waiting = Arc<Mutex<Vec<VecDeque<u64>>>>;
 
 fn main() {
     let arguments: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let number = |at: usize, default| arguments.get(at).copied().unwrap_or(default);
-    let (rate, seconds, partitions, warm) = (number(0, 10_000), number(1, 30), number(2, 64), number(3, 30));
+    let pace = Pace { rate: number(0, 10_000), seconds: number(1, 30), warm: number(3, 30) };
+    let Pace { rate, seconds, .. } = pace;
+    let partitions = number(2, 64);
     let (Some(broker), Some(redis)) = (Broker::start(1, &[]), Servers::up(&[])) else { return };
     heading();
     let folder =
@@ -66,7 +76,7 @@ fn main() {
         std::thread::spawn(move || watch(&clock, &waiting, &first, &stop, &url))
     };
     let started = clock.monotonic_nanos();
-    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &run, rate, seconds, warm);
+    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &run, pace);
     let ended = clock.monotonic_nanos();
     // What is on its way, for a while.
     for _ in 0..1_000 {
@@ -109,9 +119,7 @@ fn emit(
     first: &AtomicU64,
     broker: &Broker,
     run: &Child,
-    rate: u64,
-    seconds: u64,
-    warm: u64,
+    Pace { rate, seconds, warm }: Pace,
 ) -> (u64, u64, f64) {
     let properties = std::env::var("EMITTER_PROPERTIES").unwrap_or_default();
     let kafka = KafkaConfig::new(broker.address(), TOPIC).expect("a name");
