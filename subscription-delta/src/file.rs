@@ -336,7 +336,7 @@ impl FileWriter {
 
 /// Columns without a dictionary, which would be work for nothing: their values hardly ever repeat, or lie so close to each
 /// other that their differences take less.
-const PLAIN: [&str; 22] = [
+const NO_DICTIONARY: [&str; 22] = [
     "partition",
     "offset",
     "record_timestamp",
@@ -380,9 +380,10 @@ fn properties(table: Table, rows: usize, codec: Compression) -> WriterProperties
         properties = properties.set_column_statistics_enabled(ColumnPath::from(*column), EnabledStatistics::Chunk);
     }
     for field in layout.file.fields() {
-        if PLAIN.contains(&field.name().as_str()) {
+        if NO_DICTIONARY.contains(&field.name().as_str()) {
             let column = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_dictionary_enabled(column.clone(), false);
+            // Whole numbers, as their differences.
             if matches!(field.data_type(), DataType::Int32 | DataType::Int64 | DataType::Timestamp(..)) {
                 properties = properties.set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
             }

@@ -37,7 +37,8 @@ def arrow_type(delta):
     if delta["type"] == "array":
         return pa.list_(pa.field("element", arrow_type(delta["elementType"]), delta["containsNull"]))
     if delta["type"] == "map":
-        return pa.map_(arrow_type(delta["keyType"]), arrow_type(delta["valueType"]))
+        value = pa.field("value", arrow_type(delta["valueType"]), delta["valueContainsNull"])
+        return pa.map_(arrow_type(delta["keyType"]), value)
     return pa.struct([pa.field(f["name"], arrow_type(f["type"]), f["nullable"]) for f in delta["fields"]])
 
 

@@ -66,6 +66,18 @@ pub(crate) struct GoldPart {
     alerts: Vec<AlertRow>,
 }
 
+impl GoldPart {
+    /// Leaves out what is of these partitions, but for alerts: they may be told twice, and not never.
+    pub(crate) fn leave_out(&mut self, partitions: &[u32]) {
+        for commit in &mut self.tables {
+            commit.spans.retain(|span| !partitions.contains(&span.partition));
+        }
+        self.tables.retain(|commit| !commit.spans.is_empty());
+        self.ranges.retain(|range| !partitions.contains(&range.partition));
+        self.owners.retain(|(partition, _)| !partitions.contains(partition));
+    }
+}
+
 /// A Gold commit that is durable.
 pub(crate) struct GoldDone {
     pub(crate) ranges: Vec<(u32, Vec<RangeId>)>,
@@ -246,4 +258,34 @@ fn gold_part(cuts: Vec<PartitionCut>) -> Option<GoldPart> {
     }
     part.tables = spans.into_iter().map(|(table, spans)| TableCommit { table, spans }).collect();
     (!part.owners.is_empty()).then_some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use subscription_core::{GoldRows, RangeKey, RangeWrite, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_away_is_left_out_of_gold() {
+        let table = Table::UsageHour;
+        let span = |partition| TableSpan { partition, from: 0, to: 9, counters: Vec::new() };
+        let range = |partition| {
+            let key = RangeKey { window_start: Timestamp::EPOCH, tenant_id: "acme".into() };
+            let rows = GoldRows::Usage(Vec::new());
+            RangeWrite { table, partition, replaces: Vec::new(), first: key.clone(), last: key, rows }
+        };
+        let mut part = GoldPart {
+            tables: vec![
+                TableCommit { table, spans: vec![span(1), span(2)] },
+                TableCommit { table: Table::Alerts, spans: vec![span(1)] },
+            ],
+            ranges: vec![range(1), range(1), range(2)],
+            owners: vec![(1, 2), (2, 1)],
+            alerts: Vec::new(),
+        };
+        part.leave_out(&[1, 7]);
+        assert_eq!(part.tables, vec![TableCommit { table, spans: vec![span(2)] }]);
+        assert_eq!((part.ranges, part.owners), (vec![range(2)], vec![(2, 1)]));
+    }
 }

@@ -184,6 +184,27 @@ impl PipelineBuilder {
 
     /// What each thread that runs engines does first, such as setting its priority. There are
     /// [`PipelineConfig::workers`] of them, named `usage-engine-0` and so on.
+    ///
+    /// ```
+    /// use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+    /// use subscription_core::{MemorySource, MemoryStore};
+    /// use subscription_pipeline::{Pipeline, PipelineConfig};
+    ///
+    /// # fn main() -> subscription_core::Result<()> {
+    /// let started = Arc::new(AtomicUsize::new(0));
+    /// let count = started.clone();
+    /// let pipeline = Pipeline::builder()
+    ///     .source(MemorySource::new("usage", Vec::new()))
+    ///     .store(Arc::new(MemoryStore::new()))
+    ///     .worker_start(move || {
+    ///         count.fetch_add(1, Ordering::Relaxed);
+    ///     })
+    ///     .build()?;
+    /// subscription_pipeline::runtime()?.block_on(pipeline.run(std::future::pending()))?;
+    /// assert_eq!(started.load(Ordering::Relaxed), PipelineConfig::default().workers);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn worker_start(mut self, start: impl Fn() + Send + Sync + 'static) -> Self {
         self.worker_start = Some(Arc::new(start));
         self

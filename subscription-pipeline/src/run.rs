@@ -568,6 +568,9 @@ impl Run {
                 let _ = done.await;
             }
         }
+        if let Some(gold) = &mut self.gold_next {
+            gold.leave_out(partitions);
+        }
         self.owned.retain(|partition, _| !partitions.contains(partition));
         self.postponed.retain(|partition, _| !partitions.contains(partition));
     }

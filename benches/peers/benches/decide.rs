@@ -10,7 +10,7 @@
 //! All find a key's state by its name among 10,000. Through Redis one decision is made after the other, and that is not the same work:
 //!
 //! * `subscription`: one script, which checks all three and counts, or counts nothing: one way to the server and back.
-//! * `limitador` 0.6 (later ones do not compile without RocksDB): asks for the three counters, decides, and adds to each by a script:
+//! * `limitador` 0.6 (0.7 and 0.14 do not compile without RocksDB): asks for the three counters, decides, and adds to each by a script:
 //!   four ways, and between them others may have been admitted, so that it admits more than its limits under load.
 
 #[path = "../../../subscription-redis/tests/it/server.rs"]
