@@ -76,7 +76,7 @@ fn main() {
         std::thread::spawn(move || watch(&clock, &waiting, &first, &stop, &url))
     };
     let started = clock.monotonic_nanos();
-    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &run, pace);
+    let (began, made, cpu) = emit(&clock, &waiting, &first, &broker, &mut run, pace);
     let ended = clock.monotonic_nanos();
     // What is on its way, for a while.
     for _ in 0..1_000 {
@@ -118,7 +118,7 @@ fn emit(
     waiting: &Waiting,
     first: &AtomicU64,
     broker: &Broker,
-    run: &Child,
+    run: &mut Child,
     Pace { rate, seconds, warm }: Pace,
 ) -> (u64, u64, f64) {
     let properties = std::env::var("EMITTER_PROPERTIES").unwrap_or_default();
@@ -139,6 +139,9 @@ fn emit(
         // What is due within a millisecond is sent together, so that this takes little of the processors.
         if due > clock.monotonic_nanos() {
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if n % rate == 0 {
+            assert!(run.try_wait().expect("a child").is_none(), "the pipeline ended");
         }
         let warm = first.load(Ordering::Relaxed).saturating_add(warm * 1_000_000_000);
         if counts.is_none() && clock.monotonic_nanos() > warm {

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::gold::{AlertRow, AlertType};
 use crate::intern::{Plans, Tenants};
 use crate::plan::{Catalog, Terms};
-use crate::ranges::{GoldTable, Group};
+use crate::ranges::{GoldTable, Group, Written};
 use crate::rows::{EventBatch, EventRow, HttpMethod};
 use crate::rules::{BillingRules, Rules};
 use crate::sketch;
@@ -17,6 +17,9 @@ use crate::store::{Counter, GoldRows, PartitionState, RangeId, RangeRef, RangeWr
 use crate::time::{MINUTE, Timestamp, WindowKind};
 use crate::window::{Sample, UsageState, whole_micros};
 use crate::{Money, Units};
+
+/// Events whose groups are fetched from memory at once: what they read stays in the processor's cache.
+const FETCHED_AHEAD: usize = 16;
 
 /// What [`AggregateEngine::cut`] hands to the store.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -177,10 +180,10 @@ impl AggregateEngine {
     }
 
     /// `quota_used` of the window of `kind` that begins at `start`: an absolute value that never goes down. `None`
-    /// where the tenant has no row there, or it is not in memory, or nothing has touched its window lately.
+    /// where the tenant has no row there, or it is not in memory.
     pub fn quota_used(&self, tenant_id: &str, kind: WindowKind, start: Timestamp) -> Option<i64> {
         let tenant = self.tenants.find(tenant_id)?;
-        self.usage[kind as usize].get(start.millis(), tenant).map(|state| state.used)
+        self.usage[kind as usize].show(start.millis(), tenant, |state| state.used)
     }
 
     /// The stored ranges to load before `batch` is applied.
@@ -283,12 +286,27 @@ impl AggregateEngine {
         events.sort_unstable_by_key(|event| (event.tenant, event.index));
         self.now += 1;
         let mut raised = Vec::new();
-        for event in &events {
-            self.apply_event(batch, event, &mut raised)?;
+        for events in events.chunks(FETCHED_AHEAD) {
+            // A group is a few hops away, each of which waits for memory: many are under way at once here, and the loop
+            // below finds them in the cache.
+            std::hint::black_box(events.iter().fold(0, |read, event| read ^ self.fetch(batch, event)));
+            for event in events {
+                self.apply_event(batch, event, &mut raised)?;
+            }
         }
         self.position = self.position.max(to);
         raised.sort_by_key(|(offset, _)| *offset);
         Ok(raised.into_iter().map(|(_, alert)| alert).collect())
+    }
+
+    /// Reads what applying the event will read and change.
+    fn fetch(&self, batch: &EventBatch, event: &Event<'_>) -> u64 {
+        let time = batch.rows()[event.index].event_timestamp;
+        let [minute, hour] = [WindowKind::Minute, WindowKind::Hour].map(|kind| kind.start(time).millis());
+        self.usage[0].fetch(minute, event.tenant)
+            ^ self.usage[1].fetch(hour, event.tenant)
+            ^ self.usage[2].fetch(self.month.0, event.tenant)
+            ^ self.endpoints.fetch(hour, event.tenant)
     }
 
     fn apply_event(&mut self, batch: &EventBatch, event: &Event<'_>, raised: &mut Vec<(u64, AlertRow)>) -> Result<()> {
@@ -448,8 +466,8 @@ impl AggregateEngine {
                 return self.endpoints.cut(
                     (tenants, plans),
                     *watermark,
-                    |group, bounds, tenant, is_final, (tenants, plans), out| {
-                        group.to_rows(tenants.name(tenant), bounds, is_final, plans, out);
+                    |written, (tenants, plans), out| {
+                        written.group.to_rows(tenants.name(written.tenant), written, plans, out);
                     },
                     GoldRows::Endpoint,
                 );
@@ -459,8 +477,8 @@ impl AggregateEngine {
             Table::UsageMinute => WindowKind::Minute,
             // Alerts are never final.
             _ => {
-                let emit = |group: &AlertGroup, _, _, _, _: (&Tenants, &Plans), out: &mut Vec<_>| {
-                    out.extend_from_slice(&group.0);
+                let emit = |written: &Written<'_, AlertGroup>, _: (&Tenants, &Plans), out: &mut Vec<_>| {
+                    out.extend_from_slice(&written.group.0);
                 };
                 return self.alerts.cut((tenants, plans), None, emit, GoldRows::Alerts);
             }
@@ -468,9 +486,9 @@ impl AggregateEngine {
         self.usage[kind as usize].cut(
             (tenants, plans),
             *watermark,
-            |state, bounds, tenant, is_final, (tenants, plans), out| {
-                let name = tenants.name(tenant).clone();
-                out.push(state.to_row(kind, name, bounds, is_final, plans, (&currency.0, currency.1)));
+            |written, (tenants, plans), out| {
+                let name = tenants.name(written.tenant).clone();
+                out.push(written.group.to_row(kind, name, written, plans, (&currency.0, currency.1)));
             },
             GoldRows::Usage,
         )
@@ -519,11 +537,13 @@ impl AggregateEngine {
         Ok(())
     }
 
-    /// Packs and then drops stored rows that were not used for longest until no more than `max_bytes` of memory are in
-    /// use, as far as that goes: rows that changed since the last commit stay. To be called after a batch was applied, not
-    /// between its `lookups` and its `apply`.
+    /// Packs and then drops rows that were not used for longest until no more than `max_bytes` of memory are in use, as far
+    /// as that goes: rows that changed since the last commit are packed, but stay. They are packed early, once they take a
+    /// quarter of that memory, as their size is what a commit has to be made for. To be called after a batch was applied,
+    /// not between its `lookups` and its `apply`.
     pub fn evict(&mut self, max_bytes: usize) {
-        if self.memory_bytes() <= max_bytes {
+        let changed_much = |engine: &Self| engine.dirty_bytes() > max_bytes / 4;
+        if self.memory_bytes() <= max_bytes && !changed_much(self) {
             return;
         }
         // Room for some batches to come, as this looks at every window.
@@ -539,9 +559,12 @@ impl AggregateEngine {
                 Some(table) => table.pack(start, &self.plans),
                 None => self.endpoints.pack(start, &self.plans),
             }
-            if self.memory_bytes() <= enough {
+            if self.memory_bytes() <= enough && !changed_much(self) {
                 return;
             }
+        }
+        if self.memory_bytes() <= max_bytes {
+            return;
         }
         let mut candidates: Vec<(u64, Table, usize)> = Vec::new();
         for (table, kind) in [Table::UsageMinute, Table::UsageHour, Table::UsageMonth].into_iter().zip(&self.usage) {
@@ -558,7 +581,7 @@ impl AggregateEngine {
                 Table::UsageMonth => self.usage[2].evict(at, &mut self.tenants),
                 _ => self.usage[0].evict(at, &mut self.tenants),
             }
-            if self.memory_bytes() <= max_bytes {
+            if self.memory_bytes() <= enough {
                 break;
             }
         }
@@ -671,6 +694,10 @@ impl Group for UsageState {
         UsageState::heap_bytes(self)
     }
 
+    fn fetch(&self) -> u64 {
+        UsageState::fetch(self)
+    }
+
     fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>> {
         Some(self.encode(Timestamp::from_millis(start), plans).into())
     }
@@ -691,6 +718,10 @@ impl Group for EndpointGroup {
 
     fn heap_bytes(&self) -> usize {
         EndpointGroup::heap_bytes(self)
+    }
+
+    fn fetch(&self) -> u64 {
+        EndpointGroup::fetch(self)
     }
 
     fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {

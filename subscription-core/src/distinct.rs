@@ -61,6 +61,11 @@ impl DistinctCount {
         self.hashes.insert(at, hash);
     }
 
+    /// Reads where a search begins.
+    pub(crate) fn fetch(&self) -> u64 {
+        self.hashes.get(self.hashes.len() / 2).copied().unwrap_or_default()
+    }
+
     pub(crate) fn heap_bytes(&self) -> usize {
         self.hashes.capacity() * size_of::<u64>()
     }

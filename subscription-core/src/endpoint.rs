@@ -7,8 +7,8 @@ use hashbrown::HashTable;
 use crate::decimal::{Money, Units};
 use crate::gold::EndpointRow;
 use crate::intern::Plans;
+use crate::ranges::Written;
 use crate::rows::HttpMethod;
-use crate::time::Timestamp;
 use crate::varint::{self, Reader};
 use crate::window::{Sample, decimal38};
 
@@ -214,6 +214,11 @@ impl EndpointGroup {
         Some(group)
     }
 
+    /// Reads where looking for a row begins.
+    pub(crate) fn fetch(&self) -> u64 {
+        self.hashes.first().copied().unwrap_or_default() ^ self.rows.first().map_or(0, |row| row.name_hash)
+    }
+
     /// Memory outside of `Self`, in bytes.
     pub(crate) fn heap_bytes(&self) -> usize {
         let indexed = self.index.as_ref().map_or(0, |index| index.0.capacity() + index.1.capacity());
@@ -223,12 +228,11 @@ impl EndpointGroup {
             + self.text_bytes
     }
 
-    /// Appends the rows of the hour `[start, end)`, sorted by endpoint, method and plan.
+    /// Appends the rows of the hour that is written, sorted by endpoint, method and plan.
     pub(crate) fn to_rows(
         &self,
         tenant: &Arc<str>,
-        (start, end): (Timestamp, Timestamp),
-        is_final: bool,
+        written: &Written<'_, Self>,
         plans: &Plans,
         out: &mut Vec<EndpointRow>,
     ) {
@@ -238,9 +242,9 @@ impl EndpointGroup {
             endpoint: row.name.clone(),
             http_method: row.method,
             subscription_plan: plans.name(row.plan).clone(),
-            window_start: start,
-            window_end: end,
-            is_final,
+            window_start: written.start,
+            window_end: written.end,
+            is_final: written.is_final,
             total_requests: row.total,
             billable_requests: row.billable_requests,
             billable_units: Units::from_raw(decimal38(row.units.raw())),

@@ -4,7 +4,8 @@
 //! do not overlap, and those of one date lie in that date's folder. A range is *loaded* (all its rows are in memory) or
 //! *cold* (none is). A group, the rows of one key, is in memory if it belongs to a loaded range, or is new and belongs
 //! to none yet. Where memory is short, groups that nothing has touched lately are *packed* to the bytes of their stored
-//! state, a quarter of their size, before anything is dropped: most of them are still to become final.
+//! state, a quarter of their size, stored already or not, before anything is dropped: most of them are still to be stored,
+//! or to become final.
 
 mod kept;
 
@@ -18,7 +19,7 @@ use crate::store::{Counter, GoldRows};
 use crate::store::{PartitionState, RangeId, RangeKey, RangeRef, RangeWrite, Table};
 use crate::time::{DAY, Timestamp, WindowKind};
 pub(crate) use kept::Group;
-use kept::{Kept, Slot};
+use kept::{Kept, Memory};
 
 /// Rows up to which a range grows before it is split, unless set otherwise.
 const RANGE_ROWS: usize = 8_192;
@@ -108,8 +109,18 @@ pub(crate) struct GoldTable<G> {
     warm_from: i64,
     /// The ranges that the cut under way writes.
     written: Vec<(RangeKey, RangeKey, u32)>,
-    bytes: usize,
-    changed_bytes: usize,
+    memory: Memory,
+}
+
+/// A group as it is written.
+pub(crate) struct Written<'a, G> {
+    pub(crate) group: &'a G,
+    /// Its short form, where that is at hand.
+    pub(crate) packed: Option<&'a [u8]>,
+    pub(crate) tenant: u32,
+    pub(crate) start: Timestamp,
+    pub(crate) end: Timestamp,
+    pub(crate) is_final: bool,
 }
 
 impl<G: Group> GoldTable<G> {
@@ -150,8 +161,7 @@ impl<G: Group> GoldTable<G> {
             cold: (0, 0),
             warm_from: 0,
             written: Vec::new(),
-            bytes: 0,
-            changed_bytes: 0,
+            memory: Memory::default(),
         };
         new.find_cold();
         Ok(new)
@@ -170,28 +180,28 @@ impl<G: Group> GoldTable<G> {
     /// The group of a key, where it is in memory and not packed, as one that was just changed or is held.
     pub(crate) fn get(&self, window: i64, tenant: u32) -> Option<&G> {
         let at = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
-        match self.slots[at].groups.get(&tenant)? {
-            Kept::Open(slot) => Some(&slot.group),
-            Kept::Packed(_) => None,
-        }
+        self.slots[at].groups.get(&tenant)?.opened()
+    }
+
+    /// Shows the group of a key, where it is in memory, and leaves it as it is; its plans mean nothing.
+    pub(crate) fn show<T>(&self, window: i64, tenant: u32, see: impl FnOnce(&G) -> T) -> Option<T> {
+        let at = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
+        let kept = self.slots[at].groups.get(&tenant)?;
+        Some(kept.show(window, &mut Plans::default(), |group, _, _| see(group)))
     }
 
     /// The group of a key, where it is in memory.
     pub(crate) fn find(&mut self, window: i64, tenant: u32, plans: &mut Plans) -> Option<&G> {
         let at = if self.last.0 == window { self.last.1 } else { *self.windows.get(&window)? };
-        Self::opened(&mut self.slots[at], &mut self.bytes, window, tenant, plans).map(|slot| &slot.group)
+        let found = &mut self.slots[at];
+        found.packed = false;
+        Some(found.groups.get_mut(&tenant)?.open(window, plans, &mut self.memory))
     }
 
-    /// A group of a window; `bytes` is the memory of all groups.
-    fn opened<'a>(
-        window: &'a mut Window<G>,
-        bytes: &mut usize,
-        start: i64,
-        tenant: u32,
-        plans: &mut Plans,
-    ) -> Option<&'a mut Slot<G>> {
-        window.packed = false;
-        window.groups.get_mut(&tenant).map(|kept| kept.open(start, plans, bytes))
+    /// Reads the group of a key, where it is in memory, so that it is in the processor's cache soon; the answer means nothing.
+    pub(crate) fn fetch(&self, window: i64, tenant: u32) -> u64 {
+        let at = if self.last.0 == window { Some(self.last.1) } else { self.windows.get(&window).copied() };
+        at.and_then(|at| self.slots[at].groups.get(&tenant)?.opened()).map_or(0, G::fetch)
     }
 
     /// Changes the group of a key; a new one is made where there is none. `change` is also told whether the group is
@@ -212,42 +222,40 @@ impl<G: Group> GoldTable<G> {
             std::collections::hash_map::Entry::Vacant(place) => {
                 tenants.retain(tenant);
                 let kept = place.insert(Kept::new(new()));
-                self.bytes += kept.bytes();
+                self.memory.all += kept.bytes();
                 kept
             }
         };
-        let slot = kept.open(start, plans, &mut self.bytes);
-        let before = slot.group.heap_bytes();
-        let answer = change(&mut slot.group, slot.held);
-        let after = slot.group.heap_bytes();
-        self.bytes = self.bytes + after - before;
-        if slot.changed {
-            self.changed_bytes = (self.changed_bytes + after).saturating_sub(before);
+        let held = kept.held;
+        let group = kept.open(start, plans, &mut self.memory);
+        let before = group.heap_bytes();
+        let answer = change(group, held);
+        let after = group.heap_bytes();
+        self.memory.all = self.memory.all + after - before;
+        if kept.changed {
+            self.memory.changed = (self.memory.changed + after).saturating_sub(before);
         } else {
-            slot.changed = true;
+            kept.changed = true;
             window.changed.push(tenant);
-            self.changed_bytes += Kept::<G>::SLOT_BYTES + after;
+            self.memory.changed += kept.bytes();
         }
         answer
     }
 
     /// Keeps a group in memory until [`GoldTable::unhold`]. Answers whether it was not held before.
     pub(crate) fn hold(&mut self, window: i64, tenant: u32) -> bool {
-        self.slot(window, tenant).is_some_and(|slot| !std::mem::replace(&mut slot.held, true))
+        self.kept(window, tenant).is_some_and(|kept| !std::mem::replace(&mut kept.held, true))
     }
 
     pub(crate) fn unhold(&mut self, window: i64, tenant: u32) {
-        if let Some(slot) = self.slot(window, tenant) {
-            slot.held = false;
+        if let Some(kept) = self.kept(window, tenant) {
+            kept.held = false;
         }
     }
 
-    fn slot(&mut self, window: i64, tenant: u32) -> Option<&mut Slot<G>> {
+    fn kept(&mut self, window: i64, tenant: u32) -> Option<&mut Kept<G>> {
         let at = *self.windows.get(&window)?;
-        match self.slots[at].groups.get_mut(&tenant)? {
-            Kept::Open(slot) => Some(slot),
-            Kept::Packed(_) => None,
-        }
+        self.slots[at].groups.get_mut(&tenant)
     }
 
     /// Where a window is in `slots`; it is made where there is none.
@@ -370,7 +378,7 @@ impl<G: Group> GoldTable<G> {
             return Err(self.corrupt(at, "a stored range has two rows of one key"));
         }
         tenants.retain(id);
-        self.bytes += bytes;
+        self.memory.all += bytes;
         Ok(())
     }
 
@@ -405,8 +413,7 @@ impl<G: Group> GoldTable<G> {
         };
     }
 
-    /// Writes what changed since the last cut and the rows that `watermark` makes final. `emit` appends a group's
-    /// rows: (group, window's start and end, tenant, final).
+    /// Writes what changed since the last cut and the rows that `watermark` makes final. `emit` appends a group's rows.
     ///
     /// # Errors
     /// `Invariant` where a range is cold that must be loaded.
@@ -414,13 +421,13 @@ impl<G: Group> GoldTable<G> {
         &mut self,
         (tenants, plans): (&mut Tenants, &mut Plans),
         watermark: Option<Timestamp>,
-        emit: impl Fn(&G, (Timestamp, Timestamp), u32, bool, (&Tenants, &Plans), &mut Vec<R>),
+        emit: impl Fn(&Written<'_, G>, (&Tenants, &Plans), &mut Vec<R>),
         wrap: impl Fn(Vec<R>) -> GoldRows,
     ) -> Result<Vec<RangeWrite>> {
         if let Some(at) = self.cold_to_finish(watermark).first() {
             return Err(self.not_loaded(*at));
         }
-        self.finish(watermark, plans);
+        self.finish(watermark);
         let mut writes = Vec::new();
         let runs = self.runs(tenants)?;
         for (i, run) in runs.iter().enumerate() {
@@ -437,12 +444,14 @@ impl<G: Group> GoldTable<G> {
                 let mut rows = Vec::with_capacity(sizes[part.clone()].iter().sum());
                 let keys = &run.keys[part];
                 for (start, tenant) in keys {
-                    let window = &mut self.slots[self.windows[start]];
-                    let bounds = (Timestamp::from_millis(*start), Timestamp::from_millis(window.end));
-                    let is_final = watermark.is_some_and(|watermark| bounds.1 <= watermark);
-                    if let Some(slot) = Self::opened(window, &mut self.bytes, *start, *tenant, plans) {
-                        emit(&slot.group, bounds, *tenant, is_final, (tenants, plans), &mut rows);
-                    }
+                    let window = &self.slots[self.windows[start]];
+                    let (window_start, end) = (Timestamp::from_millis(*start), Timestamp::from_millis(window.end));
+                    let is_final = watermark.is_some_and(|watermark| end <= watermark);
+                    let Some(kept) = window.groups.get(tenant) else { continue };
+                    kept.show(*start, plans, |group, packed, plans| {
+                        let written = Written { group, packed, tenant: *tenant, start: window_start, end, is_final };
+                        emit(&written, (tenants, plans), &mut rows);
+                    });
                 }
                 let key = |(window, tenant): (i64, u32)| RangeKey {
                     window_start: Timestamp::from_millis(window),
@@ -465,7 +474,7 @@ impl<G: Group> GoldTable<G> {
                 self.ranges[at].replaced = true;
             }
         }
-        self.changed_bytes = 0;
+        self.memory.changed = 0;
         Ok(writes)
     }
 
@@ -491,17 +500,15 @@ impl<G: Group> GoldTable<G> {
     }
 
     /// Marks the groups as changed whose windows end behind the stored watermark, but not behind `watermark`.
-    fn finish(&mut self, watermark: Option<Timestamp>, plans: &mut Plans) {
+    fn finish(&mut self, watermark: Option<Timestamp>) {
         let Some(to) = watermark else { return };
         let from = self.watermark.unwrap_or(Timestamp::MIN);
-        for (start, at) in &self.windows {
+        for at in self.windows.values() {
             let window = &mut self.slots[*at];
             let end = Timestamp::from_millis(window.end);
             if from < end && end <= to {
-                window.packed = false;
                 for (tenant, kept) in &mut window.groups {
-                    let slot = kept.open(*start, plans, &mut self.bytes);
-                    if !std::mem::replace(&mut slot.changed, true) {
+                    if !std::mem::replace(&mut kept.changed, true) {
                         window.changed.push(*tenant);
                     }
                 }
@@ -520,8 +527,8 @@ impl<G: Group> GoldTable<G> {
             }
             let mut changed = std::mem::take(&mut window.changed);
             for tenant in &changed {
-                if let Some(Kept::Open(slot)) = window.groups.get_mut(tenant) {
-                    slot.changed = false;
+                if let Some(kept) = window.groups.get_mut(tenant) {
+                    kept.changed = false;
                 }
             }
             tenants.sort(&mut changed);
@@ -613,7 +620,7 @@ impl<G: Group> GoldTable<G> {
         let inside = |start: i64, id: u32, tenants: &Tenants| range.compare(start, tenants.name(id)).is_eq();
         let needed = windows.iter().any(|(start, at)| {
             let groups = &self.slots[*at].groups;
-            groups.iter().any(|(id, kept)| kept.is_needed() && inside(*start, *id, tenants))
+            groups.iter().any(|(id, kept)| (kept.changed || kept.held) && inside(*start, *id, tenants))
         });
         if needed {
             return;
@@ -624,7 +631,7 @@ impl<G: Group> GoldTable<G> {
             window.groups.retain(|id, kept| {
                 let evicted = inside(start, *id, tenants);
                 if evicted {
-                    self.bytes -= kept.bytes();
+                    self.memory.all -= kept.bytes();
                     released.push(*id);
                 }
                 !evicted
@@ -648,22 +655,22 @@ impl<G: Group> GoldTable<G> {
             .map(|(window, start)| (window.used, start))
     }
 
-    /// Packs the groups of a window, but those that are changed or held.
+    /// Packs the groups of a window, but those that are held.
     pub(crate) fn pack(&mut self, start: i64, plans: &Plans) {
         let Some(at) = self.windows.get(&start) else { return };
         let window = &mut self.slots[*at];
         window.packed = true;
-        window.groups.values_mut().for_each(|kept| kept.pack(start, plans, &mut self.bytes));
+        window.groups.values_mut().for_each(|kept| kept.pack(start, plans, &mut self.memory));
     }
 
     /// Memory of the rows and of the list of ranges, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes + self.ranges.capacity() * size_of::<Range>()
+        self.memory.all + self.ranges.capacity() * size_of::<Range>()
     }
 
     /// Memory of the rows that changed since the last cut, in bytes.
     pub(crate) fn changed_bytes(&self) -> usize {
-        self.changed_bytes
+        self.memory.changed
     }
 }
 

@@ -75,6 +75,11 @@ impl LatencySketch {
         }
     }
 
+    /// Reads where a search begins.
+    pub(crate) fn fetch(&self) -> u64 {
+        self.buckets.get(self.buckets.len() / 2).copied().unwrap_or_default()
+    }
+
     pub(crate) fn heap_bytes(&self) -> usize {
         self.buckets.capacity() * size_of::<u64>()
     }

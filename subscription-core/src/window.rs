@@ -8,6 +8,7 @@ use crate::distinct::DistinctCount;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::UsageRow;
 use crate::intern::Plans;
+use crate::ranges::Written;
 use crate::sketch::LatencySketch;
 use crate::time::{Timestamp, WindowKind};
 use crate::varint::{self, Reader};
@@ -157,6 +158,12 @@ impl UsageState {
         self.last_offset = self.last_offset.max(sample.offset);
     }
 
+    /// Reads what [`UsageState::add`] reads: see [`Group::fetch`](crate::ranges::Group::fetch).
+    pub(crate) fn fetch(&self) -> u64 {
+        let integers = self.total ^ self.request_bytes ^ self.last_offset as i64 ^ self.units.raw() as i64;
+        integers as u64 ^ self.risk_sum ^ self.latency.fetch() ^ self.keys.fetch()
+    }
+
     /// Total − throttled.
     pub(crate) fn admitted(&self) -> i64 {
         self.total - self.throttled
@@ -187,13 +194,12 @@ impl UsageState {
         self.latency.heap_bytes() + self.keys.heap_bytes() + self.raised.capacity() * size_of::<Raised>()
     }
 
-    /// The row of the window `[start, end)`.
+    /// The row of the window that is written.
     pub(crate) fn to_row(
         &self,
         kind: WindowKind,
         tenant_id: Arc<str>,
-        (start, end): (Timestamp, Timestamp),
-        is_final: bool,
+        written: &Written<'_, Self>,
         plans: &Plans,
         currency: (&Arc<str>, u32),
     ) -> UsageRow {
@@ -205,9 +211,9 @@ impl UsageState {
             self.latency.percentiles([50, 95, 99]).map(|micros| (micros / MICROS).min(self.response_ms_max));
         UsageRow {
             tenant_id,
-            window_start: start,
-            window_end: end,
-            is_final,
+            window_start: written.start,
+            window_end: written.end,
+            is_final: written.is_final,
             total_requests: self.total,
             throttled_requests: self.throttled,
             auth_failures: self.auth_failures,
@@ -239,7 +245,7 @@ impl UsageState {
             cost: month.then_some(cost),
             amount_due: month.then(|| cost.round(currency.1)),
             currency: month.then(|| currency.0.clone()),
-            state: self.encode(start, plans),
+            state: written.packed.map_or_else(|| self.encode(written.start, plans), <[u8]>::to_vec),
         }
     }
 
@@ -462,9 +468,10 @@ mod tests {
             bytes[at] = byte;
             if let Ok(state) = UsageState::decode(&bytes, START, &mut plans) {
                 let currency = ("USD".into(), 2);
-                let bounds = (START, WindowKind::Minute.end(START));
-                let currency = (&currency.0, currency.1);
-                state.to_row(WindowKind::Month, "t".into(), bounds, false, &plans, currency);
+                let end = WindowKind::Month.end(START);
+                let written =
+                    Written { group: &state, packed: None, tenant: 0, start: START, end, is_final: false };
+                state.to_row(WindowKind::Month, "t".into(), &written, &plans, (&currency.0, currency.1));
             }
             bytes.truncate(at);
             bytes.extend(more);

@@ -208,6 +208,36 @@ fn rows_become_final_without_a_further_event_of_theirs() {
 }
 
 #[test]
+fn rows_that_changed_are_packed_and_written_as_they_are() {
+    let tenants = 50;
+    let minute = |from: u64, at: i64| {
+        let event = |n| Event { tenant: format!("tenant-{n}"), ms: 1.5 + n as f64, risk: Some(0.25), ..Event::at(at) };
+        batch(&(0..tenants).map(event).collect::<Vec<_>>(), from)
+    };
+    let fill = |evict: Option<usize>| {
+        let mut lake = Lake::default();
+        let mut engine = lake.engine(&Rules::default(), 8_192);
+        for n in 0..8 {
+            let from = n as u64 * tenants;
+            lake.apply(&mut engine, &minute(from, BASE + n * MINUTE), (from + tenants) * 3);
+            evict.into_iter().for_each(|bytes| engine.evict(bytes));
+        }
+        let dirty = engine.dirty_bytes();
+        // The state of a packed row is told, and another event adds to it.
+        let used = engine.quota_used("tenant-7", WindowKind::Minute, Timestamp::from_millis(BASE));
+        assert_eq!(used, Some(1));
+        lake.apply(&mut engine, &minute(8 * tenants, BASE), 9 * tenants * 3);
+        lake.finish(&mut engine);
+        (dirty, lake.rows())
+    };
+    let (open, rows) = fill(None);
+    let (packed, same) = fill(Some(open / 2));
+    assert!(packed < open * 3 / 4, "{packed} of {open} bytes");
+    assert_eq!(same, rows);
+    assert_eq!(rows.minutes[0].total_requests, 2);
+}
+
+#[test]
 fn a_range_that_is_needed_and_not_loaded_is_an_error() {
     let mut lake = Lake::default();
     let mut engine = lake.engine(&Rules::default(), 8_192);

@@ -18,8 +18,8 @@ pub struct PipelineConfig {
     /// Payload bytes read and not yet committed; reading waits at this. Default 96 MiB. A commit is made early
     /// when half of it is reached.
     pub max_uncommitted_bytes: usize,
-    /// Memory of Gold rows kept in the process; past it clean rows are packed, then dropped, and changed ones committed early.
-    /// Default 256 MiB. While a Gold commit is made, about a sixth more.
+    /// Memory of Gold rows kept in the process; near it rows are packed, past it stored ones are dropped, and those that
+    /// changed are committed early. Default 256 MiB. While a Gold commit is made, about a sixth more.
     pub max_gold_bytes: usize,
     /// Ids of accepted events held exactly, for all partitions of the topic together, at about 40 bytes each. Older ones go
     /// into filters. Default 16 million.

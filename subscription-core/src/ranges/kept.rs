@@ -12,6 +12,12 @@ pub(crate) trait Group: Sized {
     /// Memory outside of `Self`, in bytes.
     fn heap_bytes(&self) -> usize;
 
+    /// Reads what adding an event to the group reads, as far as it lies outside of `Self` or is far apart in it; the answer
+    /// means nothing.
+    fn fetch(&self) -> u64 {
+        0
+    }
+
     /// A short form of a group of the window that begins at `start`. By default there is none.
     fn pack(&self, _start: i64, _plans: &Plans) -> Option<Box<[u8]>> {
         None
@@ -28,76 +34,101 @@ pub(crate) trait Group: Sized {
     }
 }
 
-/// A group that is open.
+/// A group in memory, open or as its short form.
 #[derive(Debug)]
-pub(super) struct Slot<G> {
-    pub(super) group: G,
-    /// Whether it differs from what is stored.
+enum Form<G> {
+    Open(Box<G>),
+    Packed(Box<[u8]>),
+}
+
+/// The rows of one key, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Kept<G> {
+    form: Form<G>,
+    /// Whether they differ from what is stored.
     pub(super) changed: bool,
-    /// Whether it must stay in memory for another reason.
+    /// Whether they must stay in memory, open, for another reason.
     pub(super) held: bool,
 }
 
-/// A group in memory, or its short form, which is neither changed nor held.
-#[derive(Debug)]
-pub(super) enum Kept<G> {
-    Open(Box<Slot<G>>),
-    Packed(Box<[u8]>),
+/// The memory of groups, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) all: usize,
+    /// That of groups that differ from what is stored.
+    pub(super) changed: usize,
 }
 
 impl<G: Group> Kept<G> {
     /// Its place in a map at most 7/8 full, and what the allocator adds.
-    const PLACE_BYTES: usize = 56;
-
-    /// The memory of an open one, without what is outside of the group.
-    pub(super) const SLOT_BYTES: usize = Self::PLACE_BYTES + size_of::<Slot<G>>();
+    const PLACE_BYTES: usize = 64;
 
     pub(super) fn new(group: G) -> Self {
-        Self::Open(Box::new(Slot { group, changed: false, held: false }))
+        Self { form: Form::Open(Box::new(group)), changed: false, held: false }
     }
 
     /// Its memory.
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Open(slot) => Self::SLOT_BYTES + slot.group.heap_bytes(),
-            Self::Packed(bytes) => Self::PLACE_BYTES + bytes.len(),
-        }
+        Self::PLACE_BYTES
+            + match &self.form {
+                Form::Open(group) => size_of::<G>() + group.heap_bytes(),
+                Form::Packed(bytes) => bytes.len(),
+            }
     }
 
     pub(super) fn rows(&self) -> usize {
-        match self {
-            Self::Open(slot) => slot.group.rows(),
-            Self::Packed(bytes) => G::packed_rows(bytes),
+        match &self.form {
+            Form::Open(group) => group.rows(),
+            Form::Packed(bytes) => G::packed_rows(bytes),
         }
     }
 
-    /// Whether it differs from what is stored or has to stay for another reason.
-    pub(super) fn is_needed(&self) -> bool {
-        matches!(self, Self::Open(slot) if slot.changed || slot.held)
-    }
-
-    /// The group, unpacked if need be; `bytes` is the memory of all groups.
-    pub(super) fn open(&mut self, start: i64, plans: &mut Plans, bytes: &mut usize) -> &mut Slot<G> {
-        if let Self::Packed(packed) = self {
-            let opened = Self::new(G::unpack(packed, start, plans).expect("what was packed"));
-            self.put(opened, bytes);
+    /// The group, where it is not packed.
+    pub(super) fn opened(&self) -> Option<&G> {
+        match &self.form {
+            Form::Open(group) => Some(group),
+            Form::Packed(_) => None,
         }
-        let Self::Open(slot) = self else { unreachable!("it was unpacked") };
-        slot
     }
 
-    /// Packs it, unless it is needed or has no short form.
-    pub(super) fn pack(&mut self, start: i64, plans: &Plans, bytes: &mut usize) {
-        if let Self::Open(slot) = self
-            && !(slot.changed || slot.held)
-            && let Some(packed) = slot.group.pack(start, plans)
+    /// The group, unpacked if need be.
+    pub(super) fn open(&mut self, start: i64, plans: &mut Plans, memory: &mut Memory) -> &mut G {
+        if let Form::Packed(packed) = &self.form {
+            let group = unpacked(packed, start, plans);
+            self.put(Form::Open(Box::new(group)), memory);
+        }
+        let Form::Open(group) = &mut self.form else { unreachable!("it was unpacked") };
+        group
+    }
+
+    /// Shows the group and its short form, if it is packed, and leaves it as it is.
+    pub(super) fn show<T>(&self, start: i64, plans: &mut Plans, see: impl FnOnce(&G, Option<&[u8]>, &Plans) -> T) -> T {
+        match &self.form {
+            Form::Open(group) => see(group, None, plans),
+            Form::Packed(packed) => see(&unpacked(packed, start, plans), Some(packed), plans),
+        }
+    }
+
+    /// Packs it, unless it is held or has no short form.
+    pub(super) fn pack(&mut self, start: i64, plans: &Plans, memory: &mut Memory) {
+        if let Form::Open(group) = &self.form
+            && !self.held
+            && let Some(packed) = group.pack(start, plans)
         {
-            self.put(Self::Packed(packed), bytes);
+            self.put(Form::Packed(packed), memory);
         }
     }
 
-    fn put(&mut self, other: Self, bytes: &mut usize) {
-        *bytes = *bytes + other.bytes() - self.bytes();
-        *self = other;
+    fn put(&mut self, form: Form<G>, memory: &mut Memory) {
+        let before = self.bytes();
+        self.form = form;
+        memory.all = memory.all + self.bytes() - before;
+        if self.changed {
+            memory.changed = (memory.changed + self.bytes()).saturating_sub(before);
+        }
     }
+}
+
+fn unpacked<G: Group>(packed: &[u8], start: i64, plans: &mut Plans) -> G {
+    G::unpack(packed, start, plans).expect("what was packed")
 }
