@@ -81,13 +81,15 @@ const FIXED: [(&str, &str); 5] = [
     ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 
-const DEFAULTS: [(&str, &str); 8] = [
+const DEFAULTS: [(&str, &str); 9] = [
     // At moderate rates the broker would answer each fetch with a record or two, and most of the client's and the broker's
     // work would be asking; and each record would be a batch of its own. Records wait for others for 100 ms at most.
     ("fetch.min.bytes", "262144"),
     ("fetch.wait.max.ms", "100"),
     ("max.poll.interval.ms", "60000"),
     ("queued.max.messages.kbytes", "32768"),
+    // How long a full queue is left alone. At full speed it is empty again long before the second that librdkafka would wait.
+    ("fetch.queue.backoff.ms", "5"),
     // How often lag is learnt.
     ("statistics.interval.ms", "5000"),
     ("allow.auto.create.topics", "false"),
