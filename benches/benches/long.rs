@@ -3,9 +3,9 @@
 //! `cargo build --release --bins && cargo bench -p subscription-benches --bench long [-- paced|hours]`
 //!
 //! `paced` takes ten minutes: 5,000 events a second, of event time too, are handed to the binary for 6,000 commits of 100 ms, so
-//! that windows begin and end at the same rate all the time. `hours` hands over
-//! four hours of event time, 500 events a second, as fast as they are taken. Both through standard input, so what
-//! lies between the hand-over and the tables (some 200 MB at most) is the same at the beginning and at the end of a span.
+//! that windows begin and end at the same rate all the time. `hours` hands over four hours of event time, 500 events a
+//! second, as fast as they are taken. Both through standard input, so what lies between the hand-over and the tables (some
+//! 200 MB at most) is the same at the beginning and at the end of a span.
 
 use std::io::{BufWriter, Write};
 use std::process::{Child, ChildStdin, Stdio};

@@ -467,11 +467,10 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] = byte;
             if let Ok(state) = UsageState::decode(&bytes, START, &mut plans) {
-                let currency = ("USD".into(), 2);
-                let end = WindowKind::Month.end(START);
+                let (currency, end) = ("USD".into(), WindowKind::Month.end(START));
                 let written =
                     Written { group: &state, packed: None, tenant: 0, start: START, end, is_final: false };
-                state.to_row(WindowKind::Month, "t".into(), &written, &plans, (&currency.0, currency.1));
+                state.to_row(WindowKind::Month, "t".into(), &written, &plans, (&currency, 2));
             }
             bytes.truncate(at);
             bytes.extend(more);
