@@ -62,13 +62,16 @@ fn deliver(
 ) -> std::result::Result<(), Unwanted> {
     let send = |delivery| sender.blocking_send(delivery).map_err(|_| Unwanted);
     let mut splitter = Splitter::default();
-    while let Ok(first) = blocks.recv() {
+    while let Some(first) = blocks.next() {
         let (mut next, mut done) = (Some(first), 0);
         // All that is there goes into one delivery; what is not there yet is not waited for.
         while let Some((block, read)) = next {
             done = read;
             match block {
-                Block::Data(bytes) => splitter.push(&bytes, &mut cutter),
+                Block::Data(bytes) => {
+                    splitter.push(&bytes, &mut cutter);
+                    blocks.give_back(bytes);
+                }
                 Block::EndOfInput => {
                     splitter.end(&mut cutter);
                     cutter.next_input();
@@ -85,7 +88,7 @@ fn deliver(
                     return send(Err(error.with("lines read", cutter.line)));
                 }
             }
-            next = if cutter.bytes < DELIVERY_BYTES { blocks.try_recv().ok() } else { None };
+            next = if cutter.bytes < DELIVERY_BYTES { blocks.try_next() } else { None };
         }
         let batches = cutter.take(QUIET_LINES);
         if !batches.is_empty() {

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use flate2::bufread::MultiGzDecoder;
@@ -39,25 +39,48 @@ pub(super) enum Block {
 }
 
 /// Blocks, and how many bytes of the inputs were read for them.
-pub(super) type Blocks = Receiver<(Block, u64)>;
+pub(super) struct Blocks {
+    read: Receiver<(Block, u64)>,
+    used: Sender<Vec<u8>>,
+}
+
+impl Blocks {
+    /// The next block, once it is there; `None` where reading has ended.
+    pub(super) fn next(&self) -> Option<(Block, u64)> {
+        self.read.recv().ok()
+    }
+
+    /// The next block, if it is there.
+    pub(super) fn try_next(&self) -> Option<(Block, u64)> {
+        self.read.try_recv().ok()
+    }
+
+    /// Gives back the memory of a block. The next one is read into it: memory that is in the processor's cache is filled several
+    /// times as fast as other memory.
+    pub(super) fn give_back(&self, used: Vec<u8>) {
+        // Nobody reads on after the end.
+        let _ = self.used.send(used);
+    }
+}
 
 /// Begins to read.
 pub(super) fn spawn(inputs: Vec<Input>) -> Result<Blocks> {
-    let (sender, receiver) = sync_channel(BLOCKS_AHEAD);
+    let (sender, read) = sync_channel(BLOCKS_AHEAD);
+    let (used, free) = channel();
     let work = move || {
         // An error here means that nobody wants blocks any more.
-        let _ = read_all(&inputs, &sender);
+        let _ = read_all(&inputs, &sender, &free);
     };
     std::thread::Builder::new().name("read".to_owned()).spawn(work).map_err(|error| {
         Error::new(ErrorKind::Unavailable, "cannot start a thread to read the inputs").with_source(error)
     })?;
-    Ok(receiver)
+    Ok(Blocks { read, used })
 }
 
 /// Nobody receives blocks any more.
 struct Unwanted;
 
-fn read_all(inputs: &[Input], sender: &SyncSender<(Block, u64)>) -> Result<(), Unwanted> {
+fn read_all(inputs: &[Input], sender: &SyncSender<(Block, u64)>, free: &Receiver<Vec<u8>>) -> Result<(), Unwanted> {
     let done = Arc::new(AtomicU64::new(0));
     let send = |block| sender.send((block, done.load(Ordering::Relaxed))).map_err(|_| Unwanted);
     for input in inputs {
@@ -66,14 +89,12 @@ fn read_all(inputs: &[Input], sender: &SyncSender<(Block, u64)>) -> Result<(), U
             Err(error) => return send(Block::Failed(error)),
         };
         loop {
-            let mut block = vec![0; BLOCK_BYTES];
+            let mut block = free.try_recv().unwrap_or_default();
+            block.resize(BLOCK_BYTES, 0);
             match reader.read(&mut block) {
                 Ok(0) => break,
                 Ok(len) => {
                     block.truncate(len);
-                    if len < BLOCK_BYTES / 2 {
-                        block.shrink_to_fit();
-                    }
                     send(Block::Data(block))?;
                     if len < SHORT_READ_BYTES {
                         std::thread::sleep(SHORT_READ_PAUSE);
