@@ -3,14 +3,14 @@
 //! The one of the `object_store` crate puts files atomically, but never asks the operating system to write them to
 //! the disk: after a power cut a log entry can be empty, or all zeros, under which the table no longer opens. Here a
 //! file is written aside and flushed, then moved to its place, then the folder that names it is flushed (and, for a
-//! new folder, the one that names that), before `put` returns.
+//! new folder, the one that names that), before `put` returns. Files that come into a folder at the same time share its flush.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use deltalake::logstore::object_store::local::LocalFileSystem;
@@ -21,6 +21,8 @@ use deltalake::logstore::object_store::{
 };
 use futures::stream::BoxStream;
 use uuid::Uuid;
+
+use crate::group::Group;
 
 const STORE: &str = "DurableStore";
 
@@ -45,13 +47,21 @@ pub(crate) struct DurableStore {
     base: Arc<FsPath>,
     /// Folders whose names are on the disk, all the way from `base`.
     known: Arc<Mutex<HashSet<PathBuf>>>,
+    /// The flushes of folders: a commit puts many files into the same one.
+    flushes: Arc<Mutex<HashMap<PathBuf, Arc<Group>>>>,
     watcher: Option<Watcher>,
 }
 
 impl DurableStore {
     /// A store of the whole local file system, for the lake at `base`.
     pub(crate) fn new(base: &FsPath) -> Self {
-        Self { inner: Arc::new(LocalFileSystem::new()), base: base.into(), known: Arc::default(), watcher: None }
+        Self {
+            inner: Arc::new(LocalFileSystem::new()),
+            base: base.into(),
+            known: Arc::default(),
+            flushes: Arc::default(),
+            watcher: None,
+        }
     }
 
     /// Calls `watcher` after each step.
@@ -80,7 +90,7 @@ impl DurableStore {
         let file = open().or_else(|error| match error.kind() {
             // The folder was there, and is gone.
             io::ErrorKind::NotFound => {
-                self.known().retain(|known| !known.starts_with(folder));
+                lock(&self.known).retain(|known| !known.starts_with(folder));
                 self.make_folder(folder)?;
                 open()
             }
@@ -101,7 +111,7 @@ impl DurableStore {
 
     /// Makes a folder, and sees that it is found after a power cut.
     fn make_folder(&self, folder: &FsPath) -> io::Result<()> {
-        if self.known().contains(folder) {
+        if lock(&self.known).contains(folder) {
             return Ok(());
         }
         let missing: Vec<&FsPath> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
@@ -116,21 +126,22 @@ impl DurableStore {
                 }
             }
         }
-        self.known().insert(folder.to_owned());
+        lock(&self.known).insert(folder.to_owned());
         Ok(())
     }
 
     fn flush_folder(&self, folder: &FsPath) -> io::Result<()> {
         // Elsewhere folders cannot be opened, and the file system's journal has to do.
-        if cfg!(unix) {
-            File::open(folder)?.sync_all()?;
+        if cfg!(not(unix)) {
+            self.done(Step::FlushedFolder, folder);
+            return Ok(());
         }
-        self.done(Step::FlushedFolder, folder);
-        Ok(())
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        let group = lock(&self.flushes).entry(folder.to_owned()).or_default().clone();
+        group.flush(|| {
+            File::open(folder)?.sync_all()?;
+            self.done(Step::FlushedFolder, folder);
+            Ok(())
+        })
     }
 
     async fn put_durably(&self, location: &Path, payload: PutPayload, new: bool) -> Result<PutResult> {
@@ -165,6 +176,10 @@ impl DurableStore {
             }
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write_and_flush(mut file: File, payload: &PutPayload) -> io::Result<()> {

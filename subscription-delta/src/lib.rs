@@ -10,6 +10,7 @@ mod failpoint;
 mod file;
 mod fsync;
 mod gold;
+mod group;
 mod log;
 mod lookup;
 mod read;
