@@ -5,11 +5,11 @@
 //! for a commit, and nothing else waits for the store. Nor does it wait for what deduplication or windows ask the lake:
 //! events that are accepted whatever the answer are told ahead ([`Floors::note_ahead`]).
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use hashbrown::{HashMap, HashSet};
 use subscription_core::{
     AggregateEngine, Clock, CounterStore, EventBatch, GoldRows, PartitionState, RangeRef, Settled, Table, Timestamp,
     WindowKind,
@@ -60,12 +60,13 @@ impl Floors {
         let mut values = Vec::new();
         for row in batch.rows() {
             let tenant = batch.text(row.tenant_id);
+            let mut name: Option<Arc<str>> = None;
             for (kind, start) in open.windows(row.event_timestamp) {
                 if seen.insert((tenant, kind, start))
                     && let Some(used) = aggregate.quota_used(tenant, kind, start)
                     && used > 0
                 {
-                    values.push(((Arc::from(tenant), kind, start), used));
+                    values.push(((name.get_or_insert_with(|| Arc::from(tenant)).clone(), kind, start), used));
                 }
             }
         }

@@ -65,11 +65,19 @@ impl Link {
     /// Runs a script, once; the caller bounds the time.
     pub(crate) async fn run(&self, call: &Call) -> Result<Vec<i64>> {
         let (mut connection, number) = self.get().await?;
-        let mut answer = connection.send(call.by_hash()).await;
-        if answer.as_ref().is_err_and(|error| consequence(error) == Consequence::NoScript) {
-            answer = connection.send(call.by_text()).await;
-        }
+        let answer = connection.run(call).await;
         answer.and_then(|value| Ok(redis::from_redis_value(value)?)).map_err(|error| {
+            if consequence(&error) == Consequence::Reconnect {
+                self.give_up(number);
+            }
+            foreign(error, &self.server)
+        })
+    }
+
+    /// Runs scripts of one kind, each once, at the same time; the caller bounds the time. Where one fails, others may have run.
+    pub(crate) async fn run_all(&self, calls: &[Call]) -> Result<()> {
+        let (mut connection, number) = self.get().await?;
+        connection.run_all(calls).await.map_err(|error| {
             if consequence(&error) == Consequence::Reconnect {
                 self.give_up(number);
             }
@@ -209,6 +217,34 @@ impl Connection {
             Self::Server(connection) => command.query_async(connection).await,
             #[cfg(feature = "cluster")]
             Self::Cluster(connection) => cluster(connection, command).await,
+        }
+    }
+
+    async fn run(&mut self, call: &Call) -> Result<Value, RedisError> {
+        match self.send(call.by_hash()).await {
+            Err(error) if consequence(&error) == Consequence::NoScript => self.send(call.by_text()).await,
+            answer => answer,
+        }
+    }
+
+    async fn run_all(&mut self, calls: &[Call]) -> Result<(), RedisError> {
+        match self {
+            Self::Server(connection) => {
+                // Once it was told the script's text, the server knows it.
+                let mut pipe = redis::pipe();
+                for (i, call) in calls.iter().enumerate() {
+                    pipe.add_command(if i == 0 { call.by_text() } else { call.by_hash() }).ignore();
+                }
+                pipe.query_async(connection).await
+            }
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => {
+                let run = |call| {
+                    let mut connection = self.clone();
+                    async move { connection.run(call).await }
+                };
+                futures::future::try_join_all(calls.iter().map(run)).await.map(|_| ())
+            }
         }
     }
 }

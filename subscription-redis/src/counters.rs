@@ -1,12 +1,10 @@
 //! [`RedisCounters`]: what a call says to the server, and what its answer means.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
 use subscription_core::{
     Addition, Check, Clock, CounterStore, Decision, Error, ErrorKind, Limits, Result, Scope, Settled, SystemClock,
     TenantCounters, Timestamp, WindowAlgorithm, WindowCounter, WindowKind, decide,
@@ -94,9 +92,14 @@ impl RedisCounters {
         self.link.ready().await
     }
 
-    /// Runs a script, once, and bounds how long that takes.
+    /// Runs a script, once.
     async fn run(&self, call: &Call, deadline: Duration) -> Result<Vec<i64>> {
-        match tokio::time::timeout(deadline, self.link.run(call)).await {
+        self.bounded(self.link.run(call), deadline).await
+    }
+
+    /// Waits for an answer of the server.
+    async fn bounded<T>(&self, answer: impl Future<Output = Result<T>>, deadline: Duration) -> Result<T> {
+        match tokio::time::timeout(deadline, answer).await {
             Ok(answer) => {
                 self.heard.store(millis(&self.own), Ordering::Relaxed);
                 answer
@@ -137,7 +140,7 @@ impl RedisCounters {
         Timestamp::from_millis(self.offset.load(Ordering::Relaxed).saturating_add(millis(&self.own)))
     }
 
-    /// Raises counters, the calls of all tenants at the same time.
+    /// Raises counters, those of all tenants at the same time: a call for windows of one tenant that follow each other.
     async fn raise<'a>(
         &self,
         field: &str,
@@ -145,18 +148,19 @@ impl RedisCounters {
         deadline: Duration,
     ) -> Result<()> {
         let at = self.callers.as_ref().map(|clock| clock.now());
-        let mut calls: HashMap<&str, Call> = HashMap::new();
+        let (mut calls, mut last) = (Vec::new(), None);
         for (tenant, scope, kind, time, value) in windows {
-            let start = kind.start(time);
-            let call = calls.entry(tenant).or_insert_with(|| {
+            if last.replace(tenant) != Some(tenant) {
                 let mut call = Call::new(&RAISE);
                 call.time(at).arg(field);
-                call
-            });
+                calls.push(call);
+            }
+            let Some(call) = calls.last_mut() else { continue };
+            let start = kind.start(time);
             call.key(keys::key(&self.prefix, tenant, scope, kind, start));
             call.arg(value).arg(start.millis()).arg(kept_until(kind, start));
         }
-        try_join_all(calls.values().map(|call| self.run(call, deadline))).await.map(|_| ())
+        if calls.is_empty() { Ok(()) } else { self.bounded(self.link.run_all(&calls), deadline).await }
     }
 }
 

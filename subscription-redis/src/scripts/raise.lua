@@ -16,13 +16,15 @@ for i, key in ipairs(KEYS) do
     local value, start, death = tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
     -- No decision looks at a window that is over, and none soon at one that is far ahead.
     if death > now and start - now <= death - start then
-        local counter = redis.call('HMGET', key, 'live', 'settled')
-        local live, settled = tonumber(counter[1] or 0), tonumber(counter[2] or 0)
-        local field, new = 'settled', value
-        if ARGV[2] == 'add' then field, new = 'live', math.max(live, settled) + value end
-        if value > 0 and new > (field == 'live' and live or settled) then
-            redis.call('HSET', key, field, string.format('%.0f', math.min(new, MOST)))
-            if live == 0 and settled == 0 then
+        local settled = tonumber(redis.call('HGET', key, 'settled') or 0)
+        local field, old, new = 'settled', settled, value
+        if ARGV[2] == 'add' then
+            field, old = 'live', tonumber(redis.call('HGET', key, 'live') or 0)
+            new = math.max(old, settled) + value
+        end
+        if value > 0 and new > old then
+            -- All fields of a key are kept as long as each other.
+            if redis.call('HSET', key, field, string.format('%.0f', math.min(new, MOST))) == 1 then
                 redis.call('PEXPIRE', key, string.format('%.0f', death - now))
             end
         end
