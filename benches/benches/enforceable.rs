@@ -30,7 +30,7 @@ use uuid::Uuid;
 
 const TENANTS: u64 = 1_000;
 /// Those whose counters are watched.
-const WATCHED: u64 = 50;
+const WATCHED: u64 = 20;
 const TOPIC: &str = "enforceable";
 
 /// How many events a second, for how many seconds, and after how many that do not count.

@@ -383,7 +383,9 @@ fn producer(config: &EmitterConfig, deliveries: Deliveries) -> Result<Producer> 
             ("client.id", &config.name),
             ("partitioner", "murmur2_random"),
             ("compression.type", "snappy"),
-            ("linger.ms", "5"),
+            // A request has the messages of one partition, and a broker takes up one request of a connection at a time: with 64
+            // partitions and 5 ms they wait for each other longer than this.
+            ("linger.ms", "10"),
             ("queue.buffering.max.kbytes", "131072"),
             ("queue.buffering.max.messages", "250000"),
             ("reconnect.backoff.max.ms", "1000"),
