@@ -133,11 +133,13 @@ async fn warn_of(topic: &KafkaConfig, quiet: bool) -> Outcome<()> {
 }
 
 /// Gateways decide by what the counters are told, so no record shall wait long for others, where nobody said how long.
-fn prompt(topic: KafkaConfig) -> Result<KafkaConfig> {
-    let given = |name| topic.property(name).is_some();
-    let prompt = [("fetch.wait.max.ms", "5"), ("fetch.min.bytes", "16384")];
-    let wanted: Vec<_> = prompt.into_iter().filter(|(name, _)| !given(name)).collect();
-    wanted.into_iter().try_fold(topic, |topic, (name, value)| topic.with_property(name, value))
+fn prompt(mut topic: KafkaConfig) -> Result<KafkaConfig> {
+    for (name, value) in [("fetch.wait.max.ms", "5"), ("fetch.min.bytes", "16384")] {
+        if topic.property(name).is_none() {
+            topic = topic.with_property(name, value)?;
+        }
+    }
+    Ok(topic)
 }
 
 /// Lets one kind of threads give way to the other where both have work. What counters are told cannot wait, and files can for

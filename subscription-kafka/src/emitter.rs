@@ -39,7 +39,8 @@ pub struct EmitterConfig {
 }
 
 impl EmitterConfig {
-    /// An emitter into a topic, with a buffer in memory alone.
+    /// An emitter into a topic, with a buffer in memory alone. A message waits 10 ms for others of its partition, unless
+    /// `linger.ms` is set.
     pub fn new(kafka: KafkaConfig) -> Self {
         Self { kafka, name: "emitter".to_owned(), spool: None, write_ahead: false, on_problem: Arc::new(|_| ()) }
     }

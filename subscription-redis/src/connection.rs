@@ -233,9 +233,11 @@ impl Connection {
                 // Once it was told the script's text, the server knows it.
                 let mut pipe = redis::pipe();
                 for (i, call) in calls.iter().enumerate() {
-                    pipe.add_command(if i == 0 { call.by_text() } else { call.by_hash() }).ignore();
+                    pipe.add_command(if i == 0 { call.by_text() } else { call.by_hash() });
                 }
-                pipe.query_async(connection).await
+                // Not `query_async`: its error has no code where several can be.
+                let answers = connection.send_packed_commands(&pipe, 0, calls.len()).await?;
+                answers.into_iter().try_for_each(|answer| answer.extract_error().map(|_| ()))
             }
             #[cfg(feature = "cluster")]
             Self::Cluster(_) => {

@@ -1,6 +1,9 @@
 //! What is wrong with a server is told in words that help.
 
-use subscription_core::{Check, CounterStore, Error, ErrorKind, Limits, Result, WindowAlgorithm};
+use subscription_core::{
+    Check, Clock as _, CounterStore, Error, ErrorKind, Limits, Result, Settled, SystemClock, WindowAlgorithm,
+    WindowKind,
+};
 use subscription_redis::{RedisConfig, RedisCounters};
 
 use crate::server::{DEADLINE, Servers};
@@ -10,6 +13,16 @@ const WIDE: Limits = Limits { per_minute: 100, per_hour: 100, per_month: 100, wi
 async fn ask(counters: &RedisCounters, tenant: &str) -> Result<bool> {
     let check = Check { tenant, limits: WIDE, scopes: &[], cost: 1, at: None };
     counters.check_and_add(check, DEADLINE).await.map(|decision| decision.allowed)
+}
+
+/// As a pipeline does, for some tenants at once.
+async fn settle(counters: &RedisCounters, tenants: &[&str]) -> Result<()> {
+    let window_start = WindowKind::Month.start(SystemClock::new().now());
+    let values: Vec<_> = tenants
+        .iter()
+        .map(|&tenant| Settled { tenant, kind: WindowKind::Month, window_start, quota_used: 7 })
+        .collect();
+    counters.settle(&values, DEADLINE).await
 }
 
 fn told(error: &Error, kind: ErrorKind, words: &str) {
@@ -55,9 +68,12 @@ async fn passwords_and_rights() {
     assert_eq!(servers.cli(port, &words), "OK");
     let url = format!("redis://gateway:pw@127.0.0.1:{port}");
     let config = RedisConfig::new(&url).unwrap().connect_timeout(DEADLINE);
-    assert!(ask(&RedisCounters::connect(config.clone()).await.unwrap(), "acme").await.unwrap());
+    let counters = RedisCounters::connect(config.clone()).await.unwrap();
+    assert!(ask(&counters, "acme").await.unwrap());
+    settle(&counters, &["acme", "other"]).await.unwrap();
     let elsewhere = RedisCounters::connect(config.prefix("other")).await.unwrap();
     told(&ask(&elsewhere, "acme").await.unwrap_err(), ErrorKind::PermissionDenied, "rights");
+    told(&settle(&elsewhere, &["acme", "other"]).await.unwrap_err(), ErrorKind::PermissionDenied, "rights");
 }
 
 #[tokio::test]
@@ -65,6 +81,7 @@ async fn a_replica() {
     let Some(servers) = Servers::up(&["--sentinel"]) else { return };
     let url = format!("redis://127.0.0.1:{}", servers.ports()[1]);
     let counters = RedisCounters::connect(RedisConfig::new(&url).unwrap().connect_timeout(DEADLINE)).await.unwrap();
+    told(&settle(&counters, &["acme", "other"]).await.unwrap_err(), ErrorKind::Unavailable, "replica");
     told(&ask(&counters, "acme").await.unwrap_err(), ErrorKind::Unavailable, "replica");
     let wrong = servers.url().replace("/main", "/other");
     let config = RedisConfig::new(&wrong).unwrap().connect_timeout(DEADLINE);
@@ -82,6 +99,8 @@ async fn a_key_of_another_type() {
     told(&error, ErrorKind::Corrupt, "something else");
     assert!(!error.is_retryable(), "{error:?}");
     assert!(ask(&counters, "other").await.unwrap(), "others are not concerned");
+    told(&settle(&counters, &["acme", "other"]).await.unwrap_err(), ErrorKind::Corrupt, "something else");
+    assert_eq!(counters.counters("other", DEADLINE).await.unwrap().month.settled, 7);
 }
 
 #[tokio::test]
@@ -89,4 +108,5 @@ async fn no_memory_left() {
     let Some(servers) = Servers::up(&["--", "maxmemory", "1", "maxmemory-policy", "noeviction"]) else { return };
     let counters = servers.counters().await;
     told(&ask(&counters, "acme").await.unwrap_err(), ErrorKind::StorageFull, "memory");
+    told(&settle(&counters, &["acme", "other"]).await.unwrap_err(), ErrorKind::StorageFull, "memory");
 }
