@@ -683,60 +683,6 @@ fn not_loaded(range: &RangeRef) -> Error {
         .with("range", &range.id.0)
 }
 
-impl Group for UsageState {
-    const ONE_ROW: bool = true;
-
-    fn rows(&self) -> usize {
-        1
-    }
-
-    fn heap_bytes(&self) -> usize {
-        UsageState::heap_bytes(self)
-    }
-
-    fn fetch(&self) -> u64 {
-        UsageState::fetch(self)
-    }
-
-    fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>> {
-        Some(self.encode(Timestamp::from_millis(start), plans).into())
-    }
-
-    fn packed_rows(_: &[u8]) -> usize {
-        1
-    }
-
-    fn unpack(packed: &[u8], start: i64, plans: &mut Plans) -> Option<Self> {
-        Self::decode(packed, Timestamp::from_millis(start), plans).ok()
-    }
-}
-
-impl Group for EndpointGroup {
-    fn rows(&self) -> usize {
-        self.len()
-    }
-
-    fn heap_bytes(&self) -> usize {
-        EndpointGroup::heap_bytes(self)
-    }
-
-    fn fetch(&self) -> u64 {
-        EndpointGroup::fetch(self)
-    }
-
-    fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {
-        Some(self.encode().into())
-    }
-
-    fn packed_rows(packed: &[u8]) -> usize {
-        Self::encoded_rows(packed).unwrap_or_default()
-    }
-
-    fn unpack(packed: &[u8], _: i64, _: &mut Plans) -> Option<Self> {
-        Self::decode(packed)
-    }
-}
-
 /// The alerts of one tenant for the windows that begin at one time.
 #[derive(Debug, Default)]
 struct AlertGroup(Vec<AlertRow>);

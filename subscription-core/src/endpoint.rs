@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use crate::decimal::{Money, Units};
 use crate::gold::EndpointRow;
 use crate::intern::Plans;
-use crate::ranges::Written;
+use crate::ranges::{Group, Written};
 use crate::rows::HttpMethod;
 use crate::varint::{self, Reader};
 use crate::window::{Sample, decimal38};
@@ -214,20 +214,6 @@ impl EndpointGroup {
         Some(group)
     }
 
-    /// Reads where looking for a row begins.
-    pub(crate) fn fetch(&self) -> u64 {
-        self.hashes.first().copied().unwrap_or_default() ^ self.rows.first().map_or(0, |row| row.name_hash)
-    }
-
-    /// Memory outside of `Self`, in bytes.
-    pub(crate) fn heap_bytes(&self) -> usize {
-        let indexed = self.index.as_ref().map_or(0, |index| index.0.capacity() + index.1.capacity());
-        self.hashes.capacity() * size_of::<u64>()
-            + self.rows.capacity() * size_of::<Endpoint>()
-            + indexed * size_of::<u32>()
-            + self.text_bytes
-    }
-
     /// Appends the rows of the hour that is written, sorted by endpoint, method and plan.
     pub(crate) fn to_rows(
         &self,
@@ -255,5 +241,36 @@ impl EndpointGroup {
         out[from..].sort_unstable_by(|a, b| {
             (&a.endpoint, a.http_method, &a.subscription_plan).cmp(&(&b.endpoint, b.http_method, &b.subscription_plan))
         });
+    }
+}
+
+impl Group for EndpointGroup {
+    fn rows(&self) -> usize {
+        self.len()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let indexed = self.index.as_ref().map_or(0, |index| index.0.capacity() + index.1.capacity());
+        self.hashes.capacity() * size_of::<u64>()
+            + self.rows.capacity() * size_of::<Endpoint>()
+            + indexed * size_of::<u32>()
+            + self.text_bytes
+    }
+
+    /// Reads where looking for a row begins.
+    fn fetch(&self) -> u64 {
+        self.hashes.first().copied().unwrap_or_default() ^ self.rows.first().map_or(0, |row| row.name_hash)
+    }
+
+    fn pack(&self, _: i64, _: &Plans) -> Option<Box<[u8]>> {
+        Some(self.encode().into())
+    }
+
+    fn packed_rows(packed: &[u8]) -> usize {
+        Self::encoded_rows(packed).unwrap_or_default()
+    }
+
+    fn unpack(packed: &[u8], _: i64, _: &mut Plans) -> Option<Self> {
+        Self::decode(packed)
     }
 }

@@ -8,7 +8,7 @@ use crate::distinct::DistinctCount;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::UsageRow;
 use crate::intern::Plans;
-use crate::ranges::Written;
+use crate::ranges::{Group, Written};
 use crate::sketch::LatencySketch;
 use crate::time::{Timestamp, WindowKind};
 use crate::varint::{self, Reader};
@@ -158,12 +158,6 @@ impl UsageState {
         self.last_offset = self.last_offset.max(sample.offset);
     }
 
-    /// Reads what [`UsageState::add`] reads: see [`Group::fetch`](crate::ranges::Group::fetch).
-    pub(crate) fn fetch(&self) -> u64 {
-        let integers = self.total ^ self.request_bytes ^ self.last_offset as i64 ^ self.units.raw() as i64;
-        integers as u64 ^ self.risk_sum ^ self.latency.fetch() ^ self.keys.fetch()
-    }
-
     /// Total − throttled.
     pub(crate) fn admitted(&self) -> i64 {
         self.total - self.throttled
@@ -187,11 +181,6 @@ impl UsageState {
     /// max(0, used − limit).
     pub(crate) fn over_limit_count(&self, kind: WindowKind) -> i64 {
         self.usage(kind).saturating_sub(self.limit).max(0)
-    }
-
-    /// Memory outside of `Self`, in bytes.
-    pub(crate) fn heap_bytes(&self) -> usize {
-        self.latency.heap_bytes() + self.keys.heap_bytes() + self.raised.capacity() * size_of::<Raised>()
     }
 
     /// The row of the window that is written.
@@ -378,6 +367,35 @@ impl UsageState {
             keys,
             raised,
         })
+    }
+}
+
+impl Group for UsageState {
+    const ONE_ROW: bool = true;
+
+    fn rows(&self) -> usize {
+        1
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.latency.heap_bytes() + self.keys.heap_bytes() + self.raised.capacity() * size_of::<Raised>()
+    }
+
+    fn fetch(&self) -> u64 {
+        let integers = self.total ^ self.request_bytes ^ self.last_offset as i64 ^ self.units.raw() as i64;
+        integers as u64 ^ self.risk_sum ^ self.latency.fetch() ^ self.keys.fetch()
+    }
+
+    fn pack(&self, start: i64, plans: &Plans) -> Option<Box<[u8]>> {
+        Some(self.encode(Timestamp::from_millis(start), plans).into())
+    }
+
+    fn packed_rows(_: &[u8]) -> usize {
+        1
+    }
+
+    fn unpack(packed: &[u8], start: i64, plans: &mut Plans) -> Option<Self> {
+        Self::decode(packed, Timestamp::from_millis(start), plans).ok()
     }
 }
 
