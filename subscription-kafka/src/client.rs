@@ -156,9 +156,13 @@ pub(crate) fn offsets<C: ClientContext>(
     partition: u32,
 ) -> Result<OffsetRange> {
     let doing = Doing { what: "ask for the offsets of a partition", config };
-    let (first, end) = client
-        .fetch_watermarks(config.topic(), partition as i32, ASK)
-        .map_err(|e| unanswered(doing, e, said).with("partition", partition))?;
+    let (first, end) = client.fetch_watermarks(config.topic(), partition as i32, ASK).map_err(|error| {
+        // A broker that was just started may not have heard of the partition yet: the cluster decides.
+        let unknown = error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition);
+        let there = unknown && topic_metadata(client, config, said).is_ok();
+        let error = unanswered(doing, error, said).with("partition", partition);
+        if there { error.retryable() } else { error }
+    })?;
     Ok(OffsetRange { first: first.max(0) as u64, end: end.max(0) as u64 })
 }
 
