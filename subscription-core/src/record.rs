@@ -68,7 +68,10 @@ pub struct RecordBatch {
     partition: u32,
     from: u64,
     to: u64,
+    /// Payloads and headers.
     data: Bytes,
+    /// Keys, apart from what is between them otherwise: who needs only those reads them in a row.
+    keys: Bytes,
     metas: Arc<[Meta]>,
     headers: Arc<[(Text, Option<Text>)]>,
 }
@@ -94,7 +97,15 @@ pub struct Record<'a> {
 impl RecordBatch {
     /// An empty batch to fill; `from` is the first offset of its span.
     pub fn builder(topic: Arc<str>, partition: u32, from: u64) -> RecordBatchBuilder {
-        RecordBatchBuilder { topic, partition, from, data: Vec::new(), metas: Vec::new(), headers: Vec::new() }
+        RecordBatchBuilder {
+            topic,
+            partition,
+            from,
+            data: Vec::new(),
+            keys: Vec::new(),
+            metas: Vec::new(),
+            headers: Vec::new(),
+        }
     }
 
     /// The topic that the records come from.
@@ -129,7 +140,8 @@ impl RecordBatch {
 
     /// The memory that the batch holds, in bytes.
     pub fn memory(&self) -> usize {
-        self.data.len() + self.metas.len() * size_of::<Meta>() + self.headers.len() * size_of::<(Text, Option<Text>)>()
+        let bytes = self.data.len() + self.keys.len();
+        bytes + self.metas.len() * size_of::<Meta>() + self.headers.len() * size_of::<(Text, Option<Text>)>()
     }
 
     /// The record at `index`.
@@ -161,11 +173,12 @@ impl RecordBatch {
             headers: self.headers[gone as usize..].into(),
             topic: self.topic.clone(),
             data: self.data.clone(),
+            keys: self.keys.clone(),
             ..*self
         }
     }
 
-    /// All bytes of the batch, into which the payloads' [`Text`]s point.
+    /// What the payloads' [`Text`]s point into.
     pub(crate) fn data(&self) -> &Bytes {
         &self.data
     }
@@ -212,7 +225,7 @@ impl<'a> Record<'a> {
 
     /// Its key.
     pub fn key(&self) -> Option<&'a [u8]> {
-        self.meta().key.map(|text| self.batch.bytes(text))
+        self.meta().key.map(|text| &self.batch.keys[text.range()])
     }
 
     /// Its headers in the order they came.
@@ -245,6 +258,7 @@ pub struct RecordBatchBuilder {
     partition: u32,
     from: u64,
     data: Vec<u8>,
+    keys: Vec<u8>,
     metas: Vec<Meta>,
     headers: Vec<(Text, Option<Text>)>,
 }
@@ -275,9 +289,9 @@ impl RecordBatchBuilder {
         assert!(offset >= least, "offset {offset} after position {least}");
         let payload = payload.map(|p| {
             let kept = if payload_len > MAX_PAYLOAD_BYTES { p.len().min(TOO_LARGE_KEPT_BYTES) } else { p.len() };
-            self.text(&p[..kept])
+            text(&mut self.data, &p[..kept])
         });
-        let key = key.map(|k| self.text(k));
+        let key = key.map(|k| text(&mut self.keys, k));
         let headers_end = self.headers.len() as u32;
         self.metas.push(Meta { offset, timestamp, payload, payload_len, key, headers_end });
     }
@@ -299,14 +313,15 @@ impl RecordBatchBuilder {
     /// # Panics
     /// If no record was pushed.
     pub fn push_header(&mut self, name: &str, value: Option<&[u8]>) {
-        let header = (self.text(name.as_bytes()), value.map(|v| self.text(v)));
+        let header = (text(&mut self.data, name.as_bytes()), value.map(|v| text(&mut self.data, v)));
         self.headers.push(header);
         self.metas.last_mut().expect("a record to carry the header").headers_end = self.headers.len() as u32;
     }
 
-    /// Makes room for so many more records, and bytes of keys, payloads and headers.
+    /// Makes room for so many more records, with keys of 16 bytes, and bytes of payloads and headers.
     pub fn reserve(&mut self, records: usize, bytes: usize) {
         self.metas.reserve(records);
+        self.keys.reserve(16 * records);
         self.data.reserve(bytes);
     }
 
@@ -327,7 +342,7 @@ impl RecordBatchBuilder {
 
     /// The bytes pushed so far.
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.data.len() + self.keys.len()
     }
 
     /// The batch; its span ends before `to`.
@@ -343,14 +358,16 @@ impl RecordBatchBuilder {
             from: self.from,
             to,
             data: self.data.into(),
+            keys: self.keys.into(),
             metas: self.metas.into(),
             headers: self.headers.into(),
         }
     }
+}
 
-    fn text(&mut self, bytes: &[u8]) -> Text {
-        let kept = Text::new(self.data.len(), bytes.len());
-        self.data.extend_from_slice(bytes);
-        kept
-    }
+/// Appends a text to a batch's memory.
+fn text(memory: &mut Vec<u8>, bytes: &[u8]) -> Text {
+    let kept = Text::new(memory.len(), bytes.len());
+    memory.extend_from_slice(bytes);
+    kept
 }

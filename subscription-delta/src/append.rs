@@ -10,7 +10,7 @@ use subscription_core::{Admitted, Table, TableCommit, Timestamp};
 
 use crate::columns::Rows;
 use crate::config::Compression;
-use crate::file::{Bounds, Content, Encoded, FileWriter, ROW_GROUP_BYTES, ROW_GROUP_ROWS, Span};
+use crate::file::{Bounds, Content, Encoded, FileWriter, ROW_GROUP_BYTES, Span, row_group_rows};
 use crate::schema::Layout;
 
 /// What a table takes of the rows of a commit.
@@ -101,7 +101,7 @@ fn files<R: Sync, C: Rows>(
 ) -> Result<Vec<Encoded>, ParquetError> {
     let (mut files, mut left) = (Vec::new(), rows);
     while !left.is_empty() {
-        let mut outline = Outline::default();
+        let mut outline = Outline { group_rows: row_group_rows(left.len()), ..Outline::default() };
         for row in left {
             outline.add(origin(row));
             if outline.bytes >= FILE_BYTES {
@@ -123,6 +123,8 @@ fn files<R: Sync, C: Rows>(
 /// What is known of a file before it is encoded.
 #[derive(Default)]
 struct Outline {
+    /// Most rows of a row group.
+    group_rows: usize,
     /// Its row groups, as places of rows.
     groups: Vec<Range<usize>>,
     group_bytes: usize,
@@ -141,7 +143,7 @@ impl Outline {
     fn add(&mut self, Origin { partition, offset, time, bytes }: Origin) {
         let rows = self.rows();
         match self.groups.last_mut() {
-            Some(group) if group.len() < ROW_GROUP_ROWS && self.group_bytes < ROW_GROUP_BYTES => group.end += 1,
+            Some(group) if group.len() < self.group_rows && self.group_bytes < ROW_GROUP_BYTES => group.end += 1,
             _ => {
                 self.groups.push(rows..rows + 1);
                 self.group_bytes = 0;

@@ -25,8 +25,10 @@ use crate::columns::Rows;
 use crate::config::Compression;
 use crate::schema::Layout;
 
-/// Rows of a row group: the unit of reading.
+/// Most rows of a row group: the unit of reading.
 pub(crate) const ROW_GROUP_ROWS: usize = 32_768;
+/// Rows that are worth a row group of their own, so that another thread encodes them.
+const ROW_GROUP_LEAST: usize = 8_192;
 /// Bytes of texts after which another row group is begun: long payloads shall not make a huge one, and Arrow's offsets hold
 /// 2^31.
 pub(crate) const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -232,6 +234,12 @@ pub(crate) struct Encoded {
     pub(crate) path: Path,
     pub(crate) bytes: Bytes,
     pub(crate) add: Add,
+}
+
+/// Rows of each row group of a file of so many, so that the threads of Rayon's pool have the same to do.
+pub(crate) fn row_group_rows(rows: usize) -> usize {
+    let groups = rows.div_ceil(ROW_GROUP_ROWS).next_multiple_of(rayon::current_num_threads());
+    rows.div_ceil(groups.min(rows / ROW_GROUP_LEAST).max(1))
 }
 
 /// A row group that is encoded: its columns.

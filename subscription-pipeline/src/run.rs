@@ -486,7 +486,7 @@ impl Run {
         self.cut(GoldCut::First);
         self.wait_while(|run| run.rows.is_some()).await?;
         while self.gold_left {
-            self.cut(GoldCut::Next);
+            self.cut(GoldCut::NextAtEnd);
             self.wait_while(|run| run.rows.is_some() || run.gold_next.is_some()).await?;
         }
         self.settle().await

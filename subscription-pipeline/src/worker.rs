@@ -47,6 +47,8 @@ pub(crate) enum GoldCut {
     First,
     /// That of the next ones.
     Next,
+    /// That of the next ones, and of more at a time: no records wait any more, so their memory is free.
+    NextAtEnd,
 }
 
 /// What a worker hands over to be committed.
@@ -87,6 +89,7 @@ pub(crate) struct Limits {
 
 /// One over what a Gold commit takes of the limit of Gold's memory, about; a partition of each worker at least.
 const GOLD_PARTS: usize = 12;
+const GOLD_PARTS_AT_END: usize = 4;
 
 /// Partitions whose ids are read in one pass over the files of Silver, each of which has rows of most partitions. More would
 /// take fewer passes, and more memory: the ids of an hour, before the engines have them.
@@ -358,12 +361,14 @@ impl State {
         if gold == GoldCut::First {
             self.gold_left = self.partitions.keys().copied().collect();
         }
+        let most = match gold {
+            GoldCut::NextAtEnd => self.limits.gold / GOLD_PARTS_AT_END,
+            _ => self.limits.gold / GOLD_PARTS,
+        };
         let (mut bytes, mut partitions) = (0, Vec::new());
         let numbers: Vec<u32> = self.partitions.keys().copied().collect();
         for number in numbers {
-            let gold = gold != GoldCut::None
-                && bytes < (self.limits.gold / GOLD_PARTS).max(1)
-                && self.gold_left.remove(&number);
+            let gold = gold != GoldCut::None && bytes < most.max(1) && self.gold_left.remove(&number);
             partitions.extend(self.with(number, |partition, meanwhile| {
                 bytes += if gold { partition.dirty_bytes() } else { 0 };
                 partition.cut(gold, meanwhile)

@@ -18,6 +18,9 @@ use crate::lines::{Lines, Splitter, is_blank, lines_backwards, lines_of};
 /// its windows are fetched from memory.
 const DELIVERY_BYTES: usize = 16 << 20;
 
+/// The first delivery is no larger, and each may be twice as large as the one before, so that the engines have something to do soon.
+const FIRST_DELIVERY_BYTES: usize = 1 << 20;
+
 /// Deliveries made ahead of the caller.
 const DELIVERIES_AHEAD: usize = 1;
 
@@ -62,6 +65,7 @@ fn deliver(
 ) -> std::result::Result<(), Unwanted> {
     let send = |delivery| sender.blocking_send(delivery).map_err(|_| Unwanted);
     let mut splitter = Splitter::default();
+    let mut most = FIRST_DELIVERY_BYTES;
     while let Some(first) = blocks.next() {
         let (mut next, mut done) = (Some(first), 0);
         // All that is there goes into one delivery; what is not there yet is not waited for.
@@ -88,8 +92,9 @@ fn deliver(
                     return send(Err(error.with("lines read", cutter.line)));
                 }
             }
-            next = if cutter.bytes < DELIVERY_BYTES { blocks.try_next() } else { None };
+            next = if cutter.bytes < most { blocks.try_next() } else { None };
         }
+        most = (2 * most).min(DELIVERY_BYTES);
         let batches = cutter.take(QUIET_LINES);
         if !batches.is_empty() {
             send(Ok(Delivery { batches, done, last: false }))?;

@@ -84,14 +84,14 @@ pub struct SilverRows {
 }
 
 impl RecordRow {
-    /// A record of a batch, whose memory the row shares.
+    /// A record of a batch, whose payloads the row shares.
     pub fn new(batch: &RecordBatch, record: Record<'_>) -> Self {
         Self {
             topic: batch.topic().clone(),
             partition: batch.partition(),
             offset: record.offset(),
             timestamp: record.timestamp(),
-            key: record.key().map(|key| batch.data().slice_ref(key)),
+            key: record.key().map(Bytes::copy_from_slice),
             payload: record.payload().map(|payload| batch.data().slice_ref(payload)),
             headers: record.headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect(),
         }
