@@ -305,7 +305,8 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let number = arguments.iter().find_map(|argument| argument.parse::<u64>().ok());
-    let Some(broker) = Broker::start(1, &[]) else { return };
+    // Processes that start together shall share the partitions from the beginning, as with Kafka's own default.
+    let Some(broker) = Broker::start(1, &["--set", "group.initial.rebalance.delay.ms=3000"]) else { return };
     let clock = SystemClock::new();
     heading();
     if arguments.iter().any(|argument| argument == "steady") {

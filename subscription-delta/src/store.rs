@@ -465,10 +465,12 @@ impl TableStore for DeltaStore {
             files.sort_by_key(|file| std::cmp::Reverse(greatest(file)));
             for file in files {
                 let least = last.as_ref().map_or(0, RecordBatch::to);
-                if greatest(&file) < least {
+                let greatest = greatest(&file);
+                if greatest < least {
                     break;
                 }
-                let span = (least, before);
+                // Nearly always it is the last one of the file: what cannot hold that is not read.
+                let span = (if greatest < before { greatest } else { least }, before);
                 let one = [file];
                 let (batches, found) = walk(&reader, &one, topic, partition, span, usize::MAX, Weigh::Rows).await?;
                 if let Some(&row) = found.last() {
