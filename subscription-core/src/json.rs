@@ -10,7 +10,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::ControlFlow;
 
 /// How deep arrays and objects may be nested.
 pub(crate) const MAX_DEPTH: u32 = 127;
@@ -75,38 +74,22 @@ impl fmt::Display for SyntaxError {
 /// # Errors
 /// If `text` is no object. `each` may have been called before.
 #[inline]
-pub(crate) fn members<'a>(text: &'a str, mut each: impl FnMut(RawStr<'a>, Value<'a>)) -> Result<(), NotAnObject> {
-    let all = |name, value| {
-        each(name, value);
-        ControlFlow::Continue(())
-    };
-    members_until(text, all).map(|_| ())
-}
-
-/// As [`members`], until `each` breaks: then what is behind that member is given back, unscanned.
-#[inline]
-pub(crate) fn members_until<'a>(
-    text: &'a str,
-    each: impl FnMut(RawStr<'a>, Value<'a>) -> ControlFlow<()>,
-) -> Result<Option<&'a str>, NotAnObject> {
+pub(crate) fn members<'a>(text: &'a str, each: impl FnMut(RawStr<'a>, Value<'a>)) -> Result<(), NotAnObject> {
     let scanner = Scanner { text };
     let start = scanner.skip_space(0);
     let scanned = if scanner.byte(start) == b'{' {
         scanner.object(start, 1, each).map(|end| (None, end))
     } else {
-        scanner.value(start, 0).map(|(value, end)| (Some(value), ControlFlow::Continue(end)))
+        scanner.value(start, 0).map(|(value, end)| (Some(value), end))
     };
     let (other, end) = scanned.map_err(NotAnObject::NotJson)?;
-    let end = match end {
-        ControlFlow::Continue(end) => scanner.skip_space(end),
-        ControlFlow::Break(at) => return Ok(Some(&text[at..])),
-    };
+    let end = scanner.skip_space(end);
     if end < text.len() {
         return scanner.error("something behind the value", end).map_err(NotAnObject::NotJson);
     }
     match other {
         // An object was taken as one.
-        None | Some(Value::Object(_)) => Ok(None),
+        None | Some(Value::Object(_)) => Ok(()),
         Some(Value::Null) => Err(NotAnObject::Other("null")),
         Some(Value::Bool) => Err(NotAnObject::Other("a boolean")),
         Some(Value::Number(_)) => Err(NotAnObject::Other("a number")),
@@ -158,10 +141,7 @@ impl<'a> Scanner<'a> {
     fn other_value(self, at: usize, depth: u32) -> Scanned<(Value<'a>, usize)> {
         match self.byte(at) {
             b'{' | b'[' if depth == MAX_DEPTH => self.error("nesting beyond 127 levels", at),
-            b'{' => self.object(at, depth + 1, |_, _| ControlFlow::Continue(())).map(|end| {
-                let (ControlFlow::Continue(end) | ControlFlow::Break(end)) = end;
-                (Value::Object(&self.text[at..end]), end)
-            }),
+            b'{' => self.object(at, depth + 1, |_, _| ()).map(|end| (Value::Object(&self.text[at..end]), end)),
             b'[' => self.array(at, depth + 1).map(|end| (Value::Array, end)),
             b't' => self.literal("true", at).map(|end| (Value::Bool, end)),
             b'f' => self.literal("false", at).map(|end| (Value::Bool, end)),
@@ -170,17 +150,12 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// `at` is the opening brace. Where `each` breaks, the place behind that member.
+    /// `at` is the opening brace.
     #[inline(always)]
-    fn object(
-        self,
-        at: usize,
-        depth: u32,
-        mut each: impl FnMut(RawStr<'a>, Value<'a>) -> ControlFlow<()>,
-    ) -> Scanned<ControlFlow<usize, usize>> {
+    fn object(self, at: usize, depth: u32, mut each: impl FnMut(RawStr<'a>, Value<'a>)) -> Scanned<usize> {
         let mut at = self.skip_space(at + 1);
         if self.byte(at) == b'}' {
-            return Ok(ControlFlow::Continue(at + 1));
+            return Ok(at + 1);
         }
         loop {
             if self.byte(at) != b'"' {
@@ -192,13 +167,11 @@ impl<'a> Scanner<'a> {
                 return self.error("expected `:`", at);
             }
             let (value, end) = self.value(self.skip_space(at + 1), depth)?;
-            if each(name, value).is_break() {
-                return Ok(ControlFlow::Break(end));
-            }
+            each(name, value);
             at = self.skip_space(end);
             match self.byte(at) {
                 b',' => at = self.skip_space(at + 1),
-                b'}' => return Ok(ControlFlow::Continue(at + 1)),
+                b'}' => return Ok(at + 1),
                 _ => return self.error("expected `,` or `}`", at),
             }
         }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use subscription_core::{
-    ApiUsageEvent, Catalog, ContentMode, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Routing, Rules, Timestamp,
-    Units, check_business, judge,
+    ApiUsageEvent, Catalog, ContentMode, EVENT_SCHEMA, EventBuilder, HttpMethod, Judged, Peeked, Routing, Rules,
+    Timestamp, Units, check_business, judge, peek,
 };
 
 /// The workspace's `schemas/`; `None` in a packaged crate, which is tested without its surroundings.
@@ -316,5 +316,34 @@ fn builders_say_what_the_platform_would() {
         (builder.user_agent("x".repeat(16 << 20)), vec!["too_large"]),
     ] {
         assert_eq!(errors(builder), wrong);
+    }
+}
+
+/// A look at a payload says what the whole of it says, and nothing where that is no object.
+#[test]
+fn what_comes_last_counts_for_a_look_too() {
+    let start = r#"{"event_timestamp":"1970-01-01T00:00:01Z","tenant_id":"first""#;
+    for (rest, tenant, millis) in [
+        (r#","other":1}"#, "first", 1_000),
+        (r#","tenant_id":"second"}"#, "second", 1_000),
+        (r#","tenant\u005fid":"second"}"#, "second", 1_000),
+        (r#","other":"\\","t\u0065nant_id":"second"}"#, "second", 1_000),
+        (r#","event_timestamp":"1970-01-01T00:00:02Z"}"#, "first", 2_000),
+        (r#","ingestion_timestamp":"1970-01-01T00:00:03Z"}"#, "first", 3_000),
+        (r#","ingestion_timestam\u0070":"1970-01-01T00:00:03Z"}"#, "first", 3_000),
+        (r#","labels":{"tenant_id":"inner","event_timestamp":"1970-01-01T00:00:09Z"}}"#, "first", 1_000),
+        (r#","other":["tenant_id","event_timestamp"]}"#, "first", 1_000),
+    ] {
+        let payload = format!("{start}{rest}");
+        let peeked = peek(payload.as_bytes());
+        assert_eq!(peeked.tenant_id.as_deref(), Some(tenant), "{payload}");
+        assert_eq!(peeked.record_timestamp(), Some(Timestamp::from_millis(millis)), "{payload}");
+        let Judged::Invalid(invalid) = judge(payload.as_bytes()) else { panic!("an event is more: {payload}") };
+        assert_eq!(invalid.tenant_id.as_deref(), Some(tenant), "{payload}");
+    }
+    for rest in ["", ",", r#","tenant_id":}"#, "}}"] {
+        let payload = format!("{start}{rest}");
+        assert!(matches!(judge(payload.as_bytes()), Judged::Dead { .. }), "{payload}");
+        assert_eq!(peek(payload.as_bytes()), Peeked::default(), "{payload}");
     }
 }

@@ -89,7 +89,9 @@ impl Doing<'_> {
                 "the cluster has fewer brokers than copies were asked for: give a smaller --replication".to_owned()
             }
             (C::MessageSizeTooLarge, _) => {
-                "raise `max.message.bytes` of the topic and `message.max.bytes` of the producer".to_owned()
+                "raise `max.message.bytes` of the topic and `message.max.bytes` of the producer, or lower the producer's \
+                 `batch.size`: the topic's limit is that of a whole batch"
+                    .to_owned()
             }
             (_, ErrorKind::Fenced) => "another process uses the same id: give each process its own".to_owned(),
             _ => return None,

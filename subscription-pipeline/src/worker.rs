@@ -89,6 +89,7 @@ pub(crate) struct Limits {
 
 /// One over what a Gold commit takes of the limit of Gold's memory, about; a partition of each worker at least.
 const GOLD_PARTS: usize = 12;
+/// The same at the end, where parts wait for each other and nothing else is left to do.
 const GOLD_PARTS_AT_END: usize = 4;
 
 /// Partitions whose ids are read in one pass over the files of Silver, each of which has rows of most partitions. More would

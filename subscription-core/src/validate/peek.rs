@@ -1,14 +1,9 @@
 //! A look at a payload for those who only route it.
 
 use std::borrow::Cow;
-use std::ops::ControlFlow;
-use std::sync::LazyLock;
-
-use memchr::arch::all::packedpair::HeuristicFrequencyRank;
-use memchr::memmem::{Finder, FinderBuilder};
 
 use super::text_of;
-use crate::json::{self, RawStr, Value};
+use crate::json::{self, Value};
 use crate::time::Timestamp;
 
 /// What a source without keys and record timestamps of its own, such as a file, needs to know of a payload.
@@ -29,12 +24,12 @@ impl Peeked<'_> {
     }
 }
 
-/// Looks at a payload without judging it, to route it. What is told of a JSON object is what [`judge`](crate::judge) finds
-/// in it. Of one above [`MAX_PAYLOAD_BYTES`](crate::MAX_PAYLOAD_BYTES) nothing is known, and of what is no JSON object
-/// either nothing or what it begins with.
+/// Looks at a payload without judging it. Of one that is no JSON object, or above
+/// [`MAX_PAYLOAD_BYTES`](crate::MAX_PAYLOAD_BYTES), nothing is known.
 ///
-/// Where a field stands last is what counts, so the whole payload matters. It is scanned, by the scanner of `judge`, until
-/// tenant and event time are known; where what is behind cannot name one of the fields again, it need not be scanned.
+/// Where a field is read cannot depend on what stands behind it (a repeated name, a missing brace), so the whole payload
+/// is scanned, by the same scanner as [`judge`](crate::judge) uses, and the two agree by construction. What makes this
+/// several times cheaper is all that is not done with the other fields.
 ///
 /// ```
 /// let peeked = subscription_core::peek(br#"{"tenant_id": "acme", "event_timestamp": "1970-01-01T00:00:01Z"}"#);
@@ -43,76 +38,20 @@ impl Peeked<'_> {
 /// ```
 pub fn peek(payload: &[u8]) -> Peeked<'_> {
     let Ok(text) = text_of(payload) else { return Peeked::default() };
-    let mut fields = Fields::default();
-    let scanned = json::members_until(text, |name, value| match fields.take(name, value) {
-        true if fields.tenant_id.is_some() && fields.event.is_some() => ControlFlow::Break(()),
-        _ => ControlFlow::Continue(()),
+    let (mut tenant_id, mut ingestion, mut event) = (None, None, None);
+    let scanned = json::members(text, |name, value| match &*name.decode() {
+        "tenant_id" => tenant_id = Some(value),
+        "ingestion_timestamp" => ingestion = Some(value),
+        "event_timestamp" => event = Some(value),
+        _ => {}
     });
-    match scanned {
-        Ok(Some(rest)) if may_name_fields(rest.as_bytes()) => {}
-        Ok(_) => return fields.peeked(),
-        Err(_) => return Peeked::default(),
+    if scanned.is_err() {
+        return Peeked::default();
     }
-    let mut fields = Fields::default();
-    let take = |name, value| {
-        fields.take(name, value);
+    let string = |value| match value {
+        Some(Value::String(string)) => Some(string.decode()),
+        _ => None,
     };
-    match json::members(text, take) {
-        Ok(()) => fields.peeked(),
-        Err(_) => Peeked::default(),
-    }
-}
-
-/// The values of the fields that are looked at; of a repeated name the last.
-#[derive(Default)]
-struct Fields<'a> {
-    tenant_id: Option<Value<'a>>,
-    ingestion: Option<Value<'a>>,
-    event: Option<Value<'a>>,
-}
-
-impl<'a> Fields<'a> {
-    /// Whether it is one of them.
-    #[inline]
-    fn take(&mut self, name: RawStr<'a>, value: Value<'a>) -> bool {
-        let field = match &*name.decode() {
-            "tenant_id" => &mut self.tenant_id,
-            "ingestion_timestamp" => &mut self.ingestion,
-            "event_timestamp" => &mut self.event,
-            _ => return false,
-        };
-        *field = Some(value);
-        true
-    }
-
-    fn peeked(&self) -> Peeked<'a> {
-        let string = |value| match value {
-            Some(Value::String(string)) => Some(string.decode()),
-            _ => None,
-        };
-        let time = |value| string(value).and_then(|text| Timestamp::parse_rfc3339(&text));
-        Peeked {
-            tenant_id: string(self.tenant_id),
-            ingestion_timestamp: time(self.ingestion),
-            event_timestamp: time(self.event),
-        }
-    }
-}
-
-/// Whether a member in there may have the name of one of [`Fields`]: it is there as it is, or something is escaped.
-fn may_name_fields(text: &[u8]) -> bool {
-    static NAMES: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| {
-        let finder = |name| FinderBuilder::new().build_forward_with_ranker(RareInEvents, name);
-        [finder("tenant_id\""), finder("_timestamp\"")]
-    });
-    memchr::memchr(b'\\', text).is_some() || NAMES.iter().any(|name| name.find(text).is_some())
-}
-
-/// A search looks for the two rarest bytes of a name first. Quotes and underscores, rare elsewhere, are everywhere in events.
-struct RareInEvents;
-
-impl HeuristicFrequencyRank for RareInEvents {
-    fn rank(&self, byte: u8) -> u8 {
-        if b"dmnp".contains(&byte) { 0 } else { u8::MAX }
-    }
+    let time = |value| string(value).and_then(|text| Timestamp::parse_rfc3339(&text));
+    Peeked { tenant_id: string(tenant_id), ingestion_timestamp: time(ingestion), event_timestamp: time(event) }
 }
