@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use subscription_pipeline::{EventStream, PipelineEvent, Progress};
 
-use crate::text::{count, duration, percent};
+use crate::text::{bytes, count, duration, percent};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub async fn show(mut events: EventStream, quiet: bool) {
                     bar.set_message(line);
                 } else if !quiet && progress.elapsed.saturating_sub(shown) >= LINE_EVERY {
                     shown = progress.elapsed;
-                    say(&line);
+                    say(&format!("{line}  {}", held(&progress)));
                 }
             }
             PipelineEvent::Retrying { what, error, pause, .. } => {
@@ -74,6 +74,11 @@ pub async fn show(mut events: EventStream, quiet: bool) {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
+}
+
+/// `ids 210 MiB, windows 256 MiB`: what the process keeps in memory, besides what is on its way.
+fn held(progress: &Progress) -> String {
+    format!("ids {}, windows {}", bytes(progress.dedup_bytes as u64), bytes(progress.gold_bytes as u64))
 }
 
 /// How often records of the wrong partition are told of.

@@ -28,7 +28,7 @@ pub struct EngineConfig {
     /// How the source distributes records over partitions by `tenant_id`; `None` where it does not, or where no record
     /// can be in another partition.
     pub routing: Option<Routing>,
-    /// How much is remembered of accepted ids.
+    /// How much is remembered of accepted ids, by the engines of all partitions together.
     pub limits: AdmitLimits,
 }
 
@@ -101,7 +101,7 @@ impl AdmitEngine {
     /// [`AdmitEngine::remember`] has to follow.
     pub fn new(config: Arc<EngineConfig>, topic: Arc<str>, partition: u32, start: AdmitStart) -> Self {
         let AdmitStart { position, counts, watermark, ingestion_time } = start;
-        let ids = IdMemory::new(config.limits, config.rules.lateness_ms, watermark);
+        let ids = IdMemory::new(config.limits.clone(), config.rules.lateness_ms, watermark);
         Self { config, topic, partition, position, counts, watermark, ingestion_time, ids }
     }
 

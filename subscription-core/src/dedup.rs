@@ -5,6 +5,8 @@ mod tenants;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use uuid::Uuid;
@@ -13,21 +15,88 @@ use crate::time::Timestamp;
 use filter::Filters;
 use tenants::{Tenants, tenant_hash};
 
-/// How much an [`AdmitEngine`](crate::AdmitEngine) remembers by itself. No limit changes a verdict; what is beyond one
-/// is asked of the lake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much [`AdmitEngine`](crate::AdmitEngine)s remember by themselves: all that were given clones of one value, together. No
+/// limit changes a verdict; what is beyond one is asked of the lake.
+///
+/// Each engine may hold its share, and more as long as all together stay below the limit: partitions differ much in how many
+/// events they have.
+#[derive(Debug, Clone)]
 pub struct AdmitLimits {
-    /// Ids a partition that are held exactly, at about 40 bytes each; those of rows that are not in the lake yet come on
-    /// top.
-    pub max_ids: usize,
-    /// Bytes a partition of filters, which hold older ids at about 10 bits each.
-    pub max_filter_bytes: usize,
+    max_ids: usize,
+    max_filter_bytes: usize,
+    engines: usize,
+    /// What all hold.
+    held: Arc<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    ids: AtomicUsize,
+    filter_bytes: AtomicUsize,
+}
+
+impl AdmitLimits {
+    /// Limits of so many engines together.
+    ///
+    /// * `max_ids`: ids that are held exactly, at about 40 bytes each; those of rows that are not in the lake yet come on top.
+    /// * `max_filter_bytes`: bytes of filters, which hold older ids at about 10 bits each.
+    pub fn new(max_ids: usize, max_filter_bytes: usize, engines: usize) -> Self {
+        Self { max_ids, max_filter_bytes, engines: engines.max(1), held: Arc::default() }
+    }
 }
 
 impl Default for AdmitLimits {
-    /// Two million ids and 16 MiB of filters.
+    /// Two million ids and 16 MiB of filters for a single engine.
     fn default() -> Self {
-        Self { max_ids: 2_000_000, max_filter_bytes: 16 << 20 }
+        Self::new(2_000_000, 16 << 20, 1)
+    }
+}
+
+/// What one engine holds of what is allowed to all.
+#[derive(Debug)]
+struct Holding {
+    limits: AdmitLimits,
+    ids: usize,
+    filter_bytes: usize,
+}
+
+impl Holding {
+    fn new(limits: AdmitLimits) -> Self {
+        Self { limits, ids: 0, filter_bytes: 0 }
+    }
+
+    /// Holds `ids` now; answers how many it may hold, where that is fewer.
+    fn ids(&mut self, ids: usize) -> Option<usize> {
+        let AdmitLimits { max_ids, engines, held, .. } = &self.limits;
+        allowed(&held.ids, std::mem::replace(&mut self.ids, ids), ids, *max_ids, *engines)
+    }
+
+    /// As [`Holding::ids`], of bytes of filters.
+    fn filter_bytes(&mut self, bytes: usize) -> Option<usize> {
+        let AdmitLimits { max_filter_bytes, engines, held, .. } = &self.limits;
+        allowed(
+            &held.filter_bytes,
+            std::mem::replace(&mut self.filter_bytes, bytes),
+            bytes,
+            *max_filter_bytes,
+            *engines,
+        )
+    }
+}
+
+/// One of `engines` holds `now` instead of `before`, as part of `all`: how much it may, where that is less. Nobody has to go
+/// below an equal share.
+fn allowed(all: &AtomicUsize, before: usize, now: usize, most: usize, engines: usize) -> Option<usize> {
+    // The number may be a moment old: it decides what memory is used, never what is answered.
+    let all = all.fetch_add(now.wrapping_sub(before), Ordering::Relaxed).wrapping_add(now.wrapping_sub(before));
+    let allowed = now.saturating_sub(all.saturating_sub(most)).max(most / engines);
+    (allowed < now).then_some(allowed)
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.limits.held.ids.fetch_sub(self.ids, Ordering::Relaxed);
+        self.limits.held.filter_bytes.fetch_sub(self.filter_bytes, Ordering::Relaxed);
     }
 }
 
@@ -133,7 +202,7 @@ struct Id {
 /// table is full it runs ahead of it.
 #[derive(Debug)]
 pub(crate) struct IdMemory {
-    limits: AdmitLimits,
+    holding: Holding,
     /// How far the watermark moves before the ids that it passed are swept out.
     stride: i64,
     base: Option<Timestamp>,
@@ -163,7 +232,7 @@ impl IdMemory {
     /// says that nothing was accepted before.
     pub(crate) fn new(limits: AdmitLimits, lateness_ms: i64, watermark: Option<Timestamp>) -> Self {
         Self {
-            limits,
+            holding: Holding::new(limits),
             stride: (lateness_ms / 8).max(1),
             base: watermark,
             covered: watermark.unwrap_or(Timestamp::MIN),
@@ -235,7 +304,11 @@ impl IdMemory {
         if from > to || self.has_at(key, time) {
             return None;
         }
-        (from < self.covered || self.filters.may_contain(from, to, key.hash)).then_some((from, to))
+        let uncovered = (from < self.covered).then(|| (from, to.min(self.covered.plus_millis(-1))));
+        match (uncovered, self.filters.when(from, to, key.hash)) {
+            (Some((from, _)), Some((_, to))) => Some((from, to)),
+            (uncovered, filtered) => uncovered.or(filtered),
+        }
     }
 
     /// Remembers an accepted event. `watermark` is that after it.
@@ -294,11 +367,16 @@ impl IdMemory {
         if watermark.millis().saturating_sub(base.millis()) >= self.stride {
             self.sweep(watermark);
         }
-        if self.table.len() > self.limits.max_ids {
-            self.sweep(self.crowded());
+        if let Some(allowed) = self.holding.ids(self.table.len()) {
+            // A quarter less, so that a sweep serves many batches.
+            self.sweep(self.base_of(allowed / 4 * 3));
+            self.holding.ids(self.table.len());
         }
-        if let Some(end) = self.filters.shrink_to(self.limits.max_filter_bytes) {
-            self.covered = self.covered.max(end);
+        if let Some(allowed) = self.holding.filter_bytes(self.filters.bytes()) {
+            if let Some(end) = self.filters.shrink_to(allowed) {
+                self.covered = self.covered.max(end);
+            }
+            self.holding.filter_bytes(self.filters.bytes());
         }
     }
 
@@ -329,10 +407,9 @@ impl IdMemory {
         }
     }
 
-    /// A base that leaves the table three quarters of its limit.
-    fn crowded(&self) -> Timestamp {
+    /// A base that leaves the table at most `kept` ids, which are fewer than it has.
+    fn base_of(&self, kept: usize) -> Timestamp {
         let mut times: Vec<u32> = self.table.iter().map(|e| e.time).collect();
-        let kept = self.limits.max_ids / 4 * 3;
         let last_dropped = times.len() - kept - 1;
         let (_, time, _) = times.select_nth_unstable(last_dropped);
         self.base.unwrap_or_default().plus_millis(i64::from(*time) + 1)

@@ -213,7 +213,7 @@ proptest! {
         max_ids in prop_oneof![0usize..40, Just(100_000)],
         max_filter_bytes in prop_oneof![0usize..3_000, Just(1 << 20)],
     ) {
-        let limits = AdmitLimits { max_ids, max_filter_bytes };
+        let limits = AdmitLimits::new(max_ids, max_filter_bytes, 1);
         let config = Arc::new(EngineConfig { limits, ..EngineConfig::default() });
         let mut process = Process::start(config.clone(), MemoryStore::new());
         let mut steps = steps.into_iter().cycle();

@@ -9,7 +9,7 @@ pub struct PipelineConfig {
     /// How long a record may wait for its Bronze and Silver rows. Default 1 s.
     pub commit_interval: Duration,
     /// How long an event may wait for its Gold rows. Default 10 s; never shorter than `commit_interval`. It stretches by
-    /// itself to ten times what a Gold commit takes, up to `max_gold_interval`.
+    /// itself to twenty times what a Gold commit takes, up to `max_gold_interval`.
     pub gold_interval: Duration,
     /// The longest that `gold_interval` stretches to. Default 15 min.
     pub max_gold_interval: Duration,
@@ -21,10 +21,11 @@ pub struct PipelineConfig {
     /// Memory of Gold rows kept in the process; near it rows are packed, past it stored ones are dropped, and those that
     /// changed are committed early. Default 256 MiB. While a Gold commit is made, about a sixth more.
     pub max_gold_bytes: usize,
-    /// Ids of accepted events held exactly, for all partitions of the topic together, at about 40 bytes each. Older ones go
-    /// into filters. Default 16 million.
+    /// Ids of accepted events held exactly, by all partitions together, at about 40 bytes each: those of the last hour of event
+    /// time, or as many of them. Older ones go into filters. Default 16 million.
     pub max_dedup_ids: usize,
-    /// Memory of those filters, at about 10 bits an id; ids beyond are looked up in Silver. Default 128 MiB.
+    /// Memory of those filters, at about 10 bits an id, for all partitions together; ids beyond are looked up in Silver.
+    /// Default 128 MiB.
     pub max_dedup_filter_bytes: usize,
     /// What to do where the source no longer has records that come next. Default: end with an error.
     pub on_gap: OnGap,

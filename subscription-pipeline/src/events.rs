@@ -103,6 +103,10 @@ pub struct Progress {
     pub source: SourceProgress,
     /// Payload bytes read and not yet committed.
     pub uncommitted_bytes: usize,
+    /// Memory of the ids by which duplicates are known, in bytes: bounded by `max_dedup_ids` and `max_dedup_filter_bytes`.
+    pub dedup_bytes: usize,
+    /// Memory of Gold rows, in bytes: bounded by `max_gold_bytes`.
+    pub gold_bytes: usize,
     /// Since the run began.
     pub elapsed: Duration,
 }

@@ -175,8 +175,12 @@ impl Partition {
         self.aggregate.dirty_bytes()
     }
 
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.admit.memory_bytes() + self.aggregate.memory_bytes()
+    pub(crate) fn dedup_bytes(&self) -> usize {
+        self.admit.memory_bytes()
+    }
+
+    pub(crate) fn gold_bytes(&self) -> usize {
+        self.aggregate.memory_bytes()
     }
 
     /// Payload bytes that wait for a commit.

@@ -139,12 +139,9 @@ impl Run {
             () = &mut stop => return self.finish(false).await,
             agreed = self.agree() => agreed?,
         }
-        // All partitions may come to this process, so each gets its share of the memory.
-        let partitions = self.partitions.max(1) as usize;
-        self.engine.limits = AdmitLimits {
-            max_ids: self.config.max_dedup_ids / partitions,
-            max_filter_bytes: self.config.max_dedup_filter_bytes / partitions,
-        };
+        // All partitions may come to this process.
+        let (ids, filters) = (self.config.max_dedup_ids, self.config.max_dedup_filter_bytes);
+        self.engine.limits = AdmitLimits::new(ids, filters, self.partitions as usize);
         self.start_workers()?;
         let mut ticks = tokio::time::interval(self.config.commit_interval.min(Duration::from_millis(100)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -452,12 +449,12 @@ impl Run {
             Err(error) => return self.recover(error).await,
         };
         self.commit_gold();
-        // A commit may take a tenth of the time at most, so that many late events slow Gold down and nothing else.
+        // Commits may take a twentieth of the time at most, so that many late events slow Gold down and nothing else.
         self.gold_took += done.took;
         if self.gold_left {
             self.next_gold = 0;
         } else if self.gold.is_none() {
-            let pause = (std::mem::take(&mut self.gold_took) * 10)
+            let pause = (std::mem::take(&mut self.gold_took) * 20)
                 .clamp(self.config.gold_interval, self.config.max_gold_interval.max(self.config.gold_interval));
             self.next_gold = self.committer.clock.monotonic_nanos() + nanos(pause.max(self.config.commit_interval));
         }
@@ -590,6 +587,8 @@ impl Run {
             durable: self.durable,
             source: self.source.progress(),
             uncommitted_bytes: self.gauges.uncommitted.load(Ordering::Relaxed),
+            dedup_bytes: self.gauges.dedup.load(Ordering::Relaxed),
+            gold_bytes: self.gauges.gold.load(Ordering::Relaxed),
             elapsed: Duration::from_nanos(self.committer.clock.monotonic_nanos() - self.started),
         }
     }

@@ -76,8 +76,10 @@ pub(crate) struct Gauges {
     pub(crate) uncommitted: AtomicUsize,
     /// Bytes of changed Gold rows.
     pub(crate) dirty: AtomicUsize,
-    /// Bytes of the engines' memory.
-    pub(crate) memory: AtomicUsize,
+    /// Bytes of remembered ids.
+    pub(crate) dedup: AtomicUsize,
+    /// Bytes of Gold rows.
+    pub(crate) gold: AtomicUsize,
 }
 
 /// The limits of one worker: its share of those of the pipeline.
@@ -238,7 +240,8 @@ struct State {
 #[derive(Default)]
 struct Seen {
     dirty: usize,
-    memory: usize,
+    dedup: usize,
+    gold: usize,
 }
 
 impl State {
@@ -402,10 +405,12 @@ impl State {
 
     /// Brings this worker's part of the gauges up to date and asks for a commit where memory is short.
     fn gauge(&mut self) {
-        let dirty = self.partitions.values().map(Partition::dirty_bytes).sum();
-        let memory = self.partitions.values().map(Partition::memory_bytes).sum();
+        let sum = |of: fn(&Partition) -> usize| self.partitions.values().map(of).sum();
+        let (dirty, dedup, gold) =
+            (sum(Partition::dirty_bytes), sum(Partition::dedup_bytes), sum(Partition::gold_bytes));
         replace(&self.gauges.dirty, &mut self.seen.dirty, dirty);
-        replace(&self.gauges.memory, &mut self.seen.memory, memory);
+        replace(&self.gauges.dedup, &mut self.seen.dedup, dedup);
+        replace(&self.gauges.gold, &mut self.seen.gold, gold);
         if self.pressed() {
             let _ = self.reports.send(Report::Pressure);
         }

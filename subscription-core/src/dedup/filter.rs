@@ -117,13 +117,17 @@ impl Filters {
         }
     }
 
-    /// Whether an id with a time in `[from, to]` may have been taken; `false` is certain.
-    pub(super) fn may_contain(&self, from: Timestamp, to: Timestamp, hash: u64) -> bool {
-        self.stretches
-            .range(..=to)
-            .rev()
-            .take_while(|(_, stretch)| stretch.end > from)
-            .any(|(_, stretch)| stretch.filters.iter().any(|filter| filter.contains(hash)))
+    /// The first and last time in `[from, to]` at which an id may have been taken; `None` is certain.
+    pub(super) fn when(&self, from: Timestamp, to: Timestamp, hash: u64) -> Option<(Timestamp, Timestamp)> {
+        let mut span = None;
+        // From the latest stretch to the earliest.
+        for (start, stretch) in self.stretches.range(..=to).rev().take_while(|(_, stretch)| stretch.end > from) {
+            if stretch.filters.iter().any(|filter| filter.contains(hash)) {
+                let last = span.map_or_else(|| stretch.end.plus_millis(-1).min(to), |(_, last)| last);
+                span = Some((from.max(*start), last));
+            }
+        }
+        span
     }
 
     /// Forgets the stretches of the oldest times until at most `bytes` are held. Answers where the last one that was
@@ -160,11 +164,16 @@ mod tests {
         let hashes: Vec<u64> = (0..100_000).map(hash).collect();
         let mut filters = Filters::default();
         filters.insert_stretch(zero, end, &hashes);
-        assert!(hashes.iter().all(|h| filters.may_contain(zero, zero, *h)));
-        let mistakes = (100_000..200_000).filter(|n| filters.may_contain(zero, zero, hash(*n))).count();
+        assert!(hashes.iter().all(|h| filters.when(zero, zero, *h) == Some((zero, zero))));
+        let mistakes = (100_000..200_000).filter(|n| filters.when(zero, zero, hash(*n)).is_some()).count();
         assert!(mistakes < 2_000, "{mistakes} of 100,000");
         assert!(filters.bytes() < 100_000 * 11 / 8, "{} bytes", filters.bytes());
-        assert!(!filters.may_contain(end, Timestamp::MAX, hashes[0]), "another time");
+        assert_eq!(filters.when(end, Timestamp::MAX, hashes[0]), None, "another time");
+        filters.insert_stretch(end, end.plus_millis(HOUR), &hashes[..10]);
+        let times = |from, to| filters.when(Timestamp::from_millis(from), Timestamp::from_millis(to), hashes[0]);
+        let span = |from, to| Some((Timestamp::from_millis(from), Timestamp::from_millis(to)));
+        assert_eq!(times(7, 3 * HOUR), span(7, 2 * HOUR - 1), "in both stretches");
+        assert_eq!(times(HOUR, HOUR + 5), span(HOUR, HOUR + 5), "in the second");
     }
 
     #[test]
@@ -174,8 +183,8 @@ mod tests {
             filters.insert(Timestamp::from_millis(5), Timestamp::MAX, hash(n));
         }
         let at = Timestamp::from_millis(HOUR - 1);
-        assert!((0..100_000).all(|n| filters.may_contain(at, at, hash(n))));
-        let mistakes = (100_000..200_000).filter(|n| filters.may_contain(at, at, hash(*n))).count();
+        assert!((0..100_000).all(|n| filters.when(at, at, hash(n)).is_some()));
+        let mistakes = (100_000..200_000).filter(|n| filters.when(at, at, hash(*n)).is_some()).count();
         assert!(mistakes < 10_000, "{mistakes} of 100,000");
     }
 
@@ -195,7 +204,7 @@ mod tests {
             let covered = filters.shrink_to(keep).unwrap_or(Timestamp::MIN);
             prop_assert!(filters.bytes() <= keep);
             for (n, time) in late.into_iter().chain(swept) {
-                prop_assert!(time < covered || filters.may_contain(time, time, hash(n as u64)));
+                prop_assert!(time < covered || filters.when(time, time, hash(n as u64)).is_some());
             }
         }
     }

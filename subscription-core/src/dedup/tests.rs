@@ -67,7 +67,7 @@ fn streams() -> impl Strategy<Value = Vec<Vec<Event>>> {
 
 fn limits() -> impl Strategy<Value = AdmitLimits> {
     (prop_oneof![0usize..30, Just(1_000_000)], prop_oneof![0usize..2_000, Just(1 << 20)])
-        .prop_map(|(max_ids, max_filter_bytes)| AdmitLimits { max_ids, max_filter_bytes })
+        .prop_map(|(max_ids, max_filter_bytes)| AdmitLimits::new(max_ids, max_filter_bytes, 1))
 }
 
 proptest! {
@@ -80,13 +80,13 @@ proptest! {
         restarts in prop::collection::vec(prop::bool::weighted(0.1), 25),
     ) {
         let mut model = Model::default();
-        let mut memory = IdMemory::new(limits, LATENESS, None);
+        let mut memory = IdMemory::new(limits.clone(), LATENESS, None);
         let mut visible = 0;
         for (number, events) in batches.iter().enumerate() {
             let batch = number as u64;
             if restarts[number] {
                 visible = batch;
-                memory = IdMemory::new(limits, LATENESS, model.watermark);
+                memory = IdMemory::new(limits.clone(), LATENESS, model.watermark);
                 let accepted = model.accepted.iter().filter(|row| Some(row.3) >= model.watermark);
                 memory.remember(&super::tests::batch(accepted.map(|(_, t, i, at)| (name(*t), uuid(*i), *at))));
                 memory.end_batch(batch, model.watermark);
@@ -153,6 +153,40 @@ fn filters_spare_the_lake() {
     let asked = (0..50_000).filter(|n| asks(1_000_000 + n, *n as i64 / 100)).count();
     assert!(asked < 1_500, "{asked} of 50,000 new ones are asked for");
     assert!(!asks(0, -100_000), "nothing was accepted then");
+}
+
+/// A partition with many events holds what the others leave of the limit, and gives it back when they need it.
+#[test]
+fn what_others_leave_is_shared() {
+    let at = |second: i64| Timestamp::from_millis(second * 1_000);
+    let limits = AdmitLimits::new(1_000, 1 << 20, 10);
+    let mut engines: Vec<_> = (0..10).map(|_| IdMemory::new(limits.clone(), LATENESS, None)).collect();
+    let mut sent = 0;
+    let mut batch_of = |memory: &mut IdMemory, events: i64, second: i64| {
+        let ids = (0..events).map(|n| Uuid::from_u128((sent + n) as u128));
+        let ids = batch(ids.map(|id| ("acme".to_owned(), id, at(second))));
+        sent += events;
+        for index in 0..ids.len() {
+            memory.accept(&ids, index, memory.key(&ids, index), at(second).plus_millis(-LATENESS));
+        }
+        memory.visible(second as u64);
+        memory.end_batch(second as u64 + 1, Some(at(second).plus_millis(-LATENESS)));
+        memory.table.len()
+    };
+    assert_eq!((0..9).map(|second| batch_of(&mut engines[0], 100, second)).last(), Some(900), "nine shares");
+    // One hundred are left: each of the others takes fifty, four times its first ten.
+    for second in 9..14 {
+        for engine in &mut engines[1..] {
+            batch_of(engine, 10, second);
+        }
+    }
+    assert_eq!(limits.held.ids.load(Ordering::Relaxed), 900 + 9 * 50);
+    let large = batch_of(&mut engines[0], 0, 14);
+    assert_eq!(large, 400, "three quarters of what the others leave, by whole seconds");
+    assert!(engines[1..].iter().all(|engine| engine.table.len() == 50), "nobody else gives anything");
+    drop(engines);
+    assert_eq!(limits.held.ids.load(Ordering::Relaxed), 0, "those that are gone hold nothing");
+    assert_eq!(limits.held.filter_bytes.load(Ordering::Relaxed), 0);
 }
 
 /// Tenants that left are forgotten, and those that stay keep their ids.
