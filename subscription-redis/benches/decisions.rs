@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use server::Servers;
 use subscription_core::{
-    Check, Clock, CounterStore, DecidedBy, Enforcer, EnforcerConfig, FailurePolicy, Limits, NearCacheConfig,
+    Check, Clock, CounterStore, DecidedBy, Decision, Enforcer, EnforcerConfig, FailurePolicy, Limits, NearCacheConfig,
     SystemClock, WindowAlgorithm, WindowKind,
 };
 use subscription_redis::{RedisConfig, RedisCounters};
@@ -226,6 +226,32 @@ impl Pace {
     }
 }
 
+/// What came of decisions.
+#[derive(Default)]
+struct Seen {
+    /// How many took so many microseconds.
+    times: HashMap<u64, u64>,
+    /// How many were allowed or denied, by tenant and time as [`Counts`] have them.
+    verdicts: HashMap<(bool, Arc<str>, i64), i64>,
+    decided: u64,
+    near: u64,
+    failed: u64,
+}
+
+impl Seen {
+    fn add(&mut self, mode: Mode, (micros, tenant, decision): (u64, Arc<str>, Option<(Decision, bool)>)) {
+        *self.times.entry(micros).or_default() += 1;
+        let Some((decision, by_near)) = decision else {
+            self.failed += 1;
+            return;
+        };
+        self.decided += 1;
+        self.near += u64::from(by_near);
+        let at = if mode == Mode::Sliding { decision.at } else { WindowKind::Minute.start(decision.at) };
+        *self.verdicts.entry((decision.allowed, tenant, at.millis())).or_default() += 1;
+    }
+}
+
 async fn child_process(url: &str, processes: u64, pace: Pace, mode: Mode) {
     let counters = Arc::new(RedisCounters::connect(RedisConfig::new(url).expect("a URL")).await.expect("a server"));
     let clock = SystemClock::new();
@@ -245,6 +271,7 @@ async fn child_process(url: &str, processes: u64, pace: Pace, mode: Mode) {
     });
     let names: Vec<Arc<str>> = (0..TENANTS).map(|n| format!("tenant-{n}").into()).collect();
     let mut tasks = tokio::task::JoinSet::new();
+    let mut seen = Seen::default();
     let mut due = pace.start(clock);
     while let Some(n) = due.recv().await {
         let sent = clock.monotonic_nanos();
@@ -264,25 +291,17 @@ async fn child_process(url: &str, processes: u64, pace: Pace, mode: Mode) {
             };
             ((clock.monotonic_nanos() - sent) / 1_000, tenant, decision)
         });
-    }
-    let (mut times, mut verdicts) = (HashMap::<u64, u64>::new(), HashMap::<_, i64>::new());
-    let (mut decided, mut near, mut failed) = (0, 0, 0);
-    while let Some(done) = tasks.join_next().await {
-        let (micros, tenant, decision) = done.expect("a decision");
-        *times.entry(micros).or_default() += 1;
-        match decision {
-            Some((decision, by_near)) => {
-                decided += 1;
-                near += u64::from(by_near);
-                let sliding = mode == Mode::Sliding;
-                let at = if sliding { decision.at } else { WindowKind::Minute.start(decision.at) };
-                *verdicts.entry((decision.allowed, tenant, at.millis())).or_default() += 1;
-            }
-            None => failed += 1,
+        // Now, not in the end: a server does not keep them either.
+        while let Some(done) = tasks.try_join_next() {
+            seen.add(mode, done.expect("a decision"));
         }
+    }
+    while let Some(done) = tasks.join_next().await {
+        seen.add(mode, done.expect("a decision"));
     }
     flushing.abort();
     enforcer.flush().await;
+    let Seen { times, verdicts, decided, near, failed } = seen;
     times.iter().for_each(|(micros, count)| println!("time {micros} {count}"));
     for ((allowed, tenant, at), count) in verdicts {
         println!("{} {tenant} {at} {count}", if allowed { "admitted" } else { "denied" });

@@ -205,7 +205,8 @@ impl Connection {
     async fn server(client: Client, config: &RedisConfig) -> Result<Self, RedisError> {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.connect_timeout));
+            // Callers bound each call, and give up a connection that is silent.
+            .set_response_timeout(None);
         let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         // To be told now, in plain words, where a password is missing.
         redis::cmd("PING").query_async::<()>(&mut connection).await?;

@@ -152,12 +152,12 @@ impl RedisCounters {
         for (tenant, scope, kind, time, value) in windows {
             if last.replace(tenant) != Some(tenant) {
                 let mut call = Call::new(&RAISE);
-                call.time(at).arg(field);
+                call.opt_arg(at.map(Timestamp::millis)).arg(field);
                 calls.push(call);
             }
             let Some(call) = calls.last_mut() else { continue };
             let start = kind.start(time);
-            call.key(keys::key(&self.prefix, tenant, scope, kind, start));
+            call.key(|key| keys::write(key, &self.prefix, tenant, scope, kind, start));
             call.arg(value).arg(start.millis()).arg(kept_until(kind, start));
         }
         if calls.is_empty() { Ok(()) } else { self.bounded(self.link.run_all(&calls), deadline).await }
@@ -177,14 +177,12 @@ impl Rest<'_> {
     fn call(&self, prefix: &str, tenant: &str, at: Option<Timestamp>, guess: Timestamp) -> Call {
         let [minute, hour, month] = WindowKind::ALL.map(|kind| kind.start(guess));
         let mut call = Call::new(&CHECK);
-        call.time(at).arg(minute.millis());
+        call.opt_arg(at.map(Timestamp::millis)).arg(minute.millis());
         call.arg(WindowKind::Hour.end(hour).millis()).arg(WindowKind::Month.end(month).millis());
-        call.arg(self.cost.map(|cost| cost.to_string()).unwrap_or_default());
+        call.opt_arg(self.cost);
         let own = Scope { name: "", limits: self.limits };
         for scope in std::iter::once(&own).chain(self.scopes) {
-            let mut key = |kind, start| {
-                call.key(keys::key(prefix, tenant, scope.name, kind, start));
-            };
+            let mut key = |kind, start| call.key(|key| keys::write(key, prefix, tenant, scope.name, kind, start));
             key(WindowKind::Minute, minute);
             key(WindowKind::Minute, minute.plus_millis(-MINUTE));
             key(WindowKind::Hour, hour);

@@ -7,19 +7,17 @@ use subscription_core::{Timestamp, WindowKind};
 /// `{prefix}:{tenant}:{window}:{start}`, or `{prefix}:{tenant}/{scope}:{window}:{start}` of a scope, the tenant in
 /// braces: the hash tag, so that all keys of a tenant are in one slot of a cluster. Tenant and scope are percent-encoded,
 /// so that no name reaches another's keys.
-pub(crate) fn key(prefix: &str, tenant: &str, scope: &str, kind: WindowKind, start: Timestamp) -> String {
-    let mut key = String::with_capacity(prefix.len() + tenant.len() + scope.len() + 28);
+pub(crate) fn write(key: &mut String, prefix: &str, tenant: &str, scope: &str, kind: WindowKind, start: Timestamp) {
     key.push_str(prefix);
     key.push_str(":{");
-    encode_tenant(&mut key, tenant);
+    encode_tenant(key, tenant);
     key.push('}');
     if !scope.is_empty() {
         key.push('/');
-        encode(&mut key, scope);
+        encode(key, scope);
     }
     // Writing to a String cannot fail.
     let _ = write!(key, ":{kind}:{}", start.millis().div_euclid(1_000));
-    key
 }
 
 /// The slot of a tenant's keys in a cluster.
@@ -60,7 +58,11 @@ mod tests {
     #[test]
     fn names_are_these() {
         let at = Timestamp::from_millis(1_767_225_600_000);
-        let key = |tenant, scope| key("usage", tenant, scope, WindowKind::Minute, at);
+        let key = |tenant, scope| {
+            let mut key = String::new();
+            write(&mut key, "usage", tenant, scope, WindowKind::Minute, at);
+            key
+        };
         assert_eq!(key("acme", ""), "usage:{acme}:1min:1767225600");
         assert_eq!(key("acme", "key:k/1"), "usage:{acme}/key:k%2F1:1min:1767225600");
         assert_eq!(key("a}b\n", ""), "usage:{a%7Db%0A}:1min:1767225600");

@@ -1,5 +1,6 @@
 //! The scripts, and how a server runs one: by its hash, or by its text where it does not know that.
 
+use std::fmt::{Display, Write as _};
 use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
@@ -23,28 +24,53 @@ impl Source {
 /// A call of a script.
 pub(crate) struct Call {
     source: &'static Source,
-    keys: Vec<String>,
-    args: Vec<String>,
+    keys: Texts,
+    args: Texts,
+}
+
+/// Texts, one behind the other in one piece of memory: a decision has a dozen.
+#[derive(Default)]
+struct Texts {
+    all: String,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    /// Adds what is written.
+    fn push(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.all);
+        self.ends.push(self.all.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        self.ends.iter().scan(0, |start, end| Some(&self.all[std::mem::replace(start, *end)..*end]))
+    }
 }
 
 impl Call {
     pub(crate) fn new(source: &'static Source) -> Self {
-        Self { source, keys: Vec::new(), args: Vec::new() }
+        Self { source, keys: Texts::default(), args: Texts::default() }
     }
 
-    pub(crate) fn key(&mut self, key: String) -> &mut Self {
-        self.keys.push(key);
+    /// Adds the key that is written.
+    pub(crate) fn key(&mut self, write: impl FnOnce(&mut String)) {
+        self.keys.push(write);
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl Display) -> &mut Self {
+        self.args.push(|text| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{arg}");
+        });
         self
     }
 
-    pub(crate) fn arg(&mut self, arg: impl ToString) -> &mut Self {
-        self.args.push(arg.to_string());
-        self
-    }
-
-    /// Adds a time, or nothing where the server's is to be taken.
-    pub(crate) fn time(&mut self, at: Option<subscription_core::Timestamp>) -> &mut Self {
-        self.arg(at.map(|at| at.millis().to_string()).unwrap_or_default())
+    /// Adds a number, or nothing: a time where the server's is to be taken, a cost where nothing is to be counted.
+    pub(crate) fn opt_arg(&mut self, arg: Option<impl Display>) -> &mut Self {
+        match arg {
+            Some(arg) => self.arg(arg),
+            None => self.arg(""),
+        }
     }
 
     pub(crate) fn by_hash(&self) -> Cmd {
@@ -57,8 +83,14 @@ impl Call {
     }
 
     fn command(&self, name: &str, script: &str) -> Cmd {
-        let mut command = redis::cmd(name);
-        command.arg(script).arg(self.keys.len()).arg(&self.keys).arg(&self.args);
+        let Self { keys, args, .. } = self;
+        let texts = keys.ends.len() + args.ends.len();
+        let mut command =
+            Cmd::with_capacity(3 + texts, name.len() + script.len() + 8 + keys.all.len() + args.all.len());
+        command.arg(name).arg(script).arg(keys.ends.len());
+        for text in keys.iter().chain(args.iter()) {
+            command.arg(text);
+        }
         command
     }
 }
