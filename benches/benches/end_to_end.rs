@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use subscription_benches::{Parts, Usage, heading, lake, pipeline, usage};
+use subscription_benches::{Parts, Usage, heading, lake, pipeline, touch_memory, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig};
 use subscription_core::{Clock as _, SystemClock, Table};
 
@@ -18,6 +18,7 @@ struct Measured {
 }
 
 fn run(input: &Path, lake: &Path, flags: &[&str]) -> Measured {
+    touch_memory();
     let clock = SystemClock::new();
     let mut child = pipeline()
         .args(["run", "--quiet", "--input"])
@@ -97,6 +98,7 @@ fn lines(path: &Path) -> usize {
 fn main() {
     let events = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(2_000_000u64);
     heading();
+    touch_memory();
     let parts = parts();
     let sum: f64 = parts.iter().map(|(_, micros)| micros).sum();
     println!("| part, alone | CPU µs/event |\n|---|--:|");

@@ -11,7 +11,9 @@
 mod broker;
 
 use std::collections::VecDeque;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use broker::Broker;
@@ -20,7 +22,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use subscription_benches::{Usage, heading, pipeline, usage};
+use subscription_benches::{Usage, heading, pipeline, touch_memory, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig, TrafficRecord};
 use subscription_core::{Clock as _, SystemClock, Table, TableStore as _, Timestamp, murmur2_partition};
 use subscription_delta::{DeltaConfig, DeltaStore};
@@ -103,6 +105,7 @@ impl Topic {
     /// All of the topic to all layers by so many processes; answers records a second from the first commit on, which is when
     /// all have joined, seconds of processors, and MiB at most of one.
     fn run(&self, processes: usize, clock: &SystemClock) -> (f64, f64, f64) {
+        touch_memory();
         let folder = tempfile::tempdir().expect("a folder");
         let group = format!("{}-{processes}", self.name);
         let start = |_| {
@@ -178,14 +181,28 @@ struct Minutes {
     ids: VecDeque<(i64, u64)>,
     next: f64,
     before: Option<(f64, u64)>,
+    /// What the process says that it holds.
+    held: Arc<Mutex<String>>,
 }
 
 impl Minutes {
     fn new() -> Self {
         println!(
-            "| minute | events | ids, million | resident MiB | MiB more | bytes an id more | CPU s |\n|--:|--:|--:|--:|--:|--:|--:|"
+            "| minute | events | ids, million | resident MiB | MiB more | bytes an id more | it says that it holds | CPU s |\n|--:|--:|--:|--:|--:|--:|--:|--:|"
         );
-        Self { ids: VecDeque::new(), next: 60.0, before: None }
+        Self { ids: VecDeque::new(), next: 60.0, before: None, held: Arc::default() }
+    }
+
+    /// Reads what the process says, to its end.
+    fn listen(&self, says: ChildStderr) {
+        let held = self.held.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(says).lines().map_while(Result::ok) {
+                if let Some(at) = line.rfind("ids ") {
+                    line[at..].clone_into(&mut held.lock().expect("no reader panics"));
+                }
+            }
+        });
     }
 
     /// An event at a time of its own.
@@ -210,10 +227,11 @@ impl Minutes {
         let each =
             if ids > ids_before { format!("{:.0}", more * 1_048_576.0 / (ids - ids_before) as f64) } else { "".into() };
         println!(
-            "| {:.0} | {events} | {:.2} | {:.0} | {more:+.0} | {each} | {:.1} |",
+            "| {:.0} | {events} | {:.2} | {:.0} | {more:+.0} | {each} | {} | {:.1} |",
             self.next / 60.0,
             ids as f64 / 1e6,
             used.resident_mib,
+            self.held.lock().expect("no listener panics"),
             used.cpu
         );
         self.next += 60.0;
@@ -227,11 +245,16 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
     let folder = tempfile::tempdir().expect("a folder");
     let lake = folder.path().join("lake");
     let mut child = pipeline()
-        .args(["run", "--quiet", "--commit-interval", "1s", "--kafka", brokers, "--topic", &topic.name, "--lake"])
+        .args(["run", "--commit-interval", "1s", "--kafka", brokers, "--topic", &topic.name, "--lake"])
         .arg(&lake)
+        .args(if minutes.is_some() { None } else { Some("--quiet") })
         .stdout(Stdio::null())
+        .stderr(if minutes.is_some() { Stdio::piped() } else { Stdio::inherit() })
         .spawn()
         .expect("the binary");
+    if let (Some(minutes), Some(says)) = (&minutes, child.stderr.take()) {
+        minutes.listen(says);
+    }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let partitions: Vec<u32> = (0..topic.partitions).collect();
     let config = DeltaConfig::new(&lake.to_string_lossy()).expect("a path");

@@ -15,7 +15,7 @@ use subscription_core::{
 };
 use subscription_delta::{DeltaConfig, DeltaStore};
 
-pub use process::{Usage, gateway, heading, pipeline, usage};
+pub use process::{Usage, gateway, heading, pipeline, touch_memory, usage};
 pub use times::Times;
 
 /// The records of one partition of eight, and what the engine makes of them.
