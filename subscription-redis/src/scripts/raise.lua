@@ -18,10 +18,10 @@ for i, key in ipairs(KEYS) do
     local value, start, death = tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1]), tonumber(ARGV[3 * i + 2])
     -- No decision looks at a window that is over, and none soon at one that is far ahead.
     if death > now and start - now <= death - start then
-        local settled = tonumber(call('HGET', key, 'settled') or 0)
+        local settled = tonumber(call('HMGET', key, 'settled')[1] or 0)
         local field, old, new = 'settled', settled, value
         if ARGV[2] == 'add' then
-            field, old = 'live', tonumber(call('HGET', key, 'live') or 0)
+            field, old = 'live', tonumber(call('HMGET', key, 'live')[1] or 0)
             new = math.max(old, settled) + value
         end
         if value > 0 and new > old then
