@@ -17,6 +17,9 @@ struct Measured {
     used: Usage,
 }
 
+/// Times that each kind of traffic is run; the table has medians.
+const RUNS: usize = 3;
+
 fn run(input: &Path, lake: &Path, flags: &[&str]) -> Measured {
     touch_memory();
     let clock = SystemClock::new();
@@ -122,23 +125,36 @@ fn main() {
         ),
     ];
     println!(
-        "| {events} events | events/s | of the first | CPU µs/event | of the parts | peak MiB |\n|---|--:|--:|--:|--:|--:|"
+        "Medians of {RUNS} runs:\n\n| {events} events | events/s | of the first | CPU µs/event | of the parts | peak MiB |\n|---|--:|--:|--:|--:|--:|"
     );
     let mut first = None;
     for (name, config, flags) in scenarios {
         let input = folder.path().join("in.ndjson");
-        let file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&input).expect("a file"));
-        Traffic::new(config).write_ndjson(&mut { file }).expect("written");
+        let mut file = BufWriter::with_capacity(1 << 20, std::fs::File::create(&input).expect("a file"));
+        Traffic::new(config).write_ndjson(&mut file).expect("written");
+        // Else the system writes it to the disk while it is read.
+        file.into_inner().expect("written").sync_all().expect("written");
         let records = lines(&input) as f64;
         let lake = folder.path().join("lake");
-        let done = run(&input, &lake, flags);
-        let (rate, cpu) = (records / done.seconds, done.used.cpu * 1e6 / records);
+        let runs: Vec<Measured> = (0..RUNS)
+            .map(|_| {
+                let done = run(&input, &lake, flags);
+                std::fs::remove_dir_all(&lake).expect("removed");
+                done
+            })
+            .collect();
+        let median = |of: fn(&Measured) -> f64| {
+            let mut values: Vec<f64> = runs.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[RUNS / 2]
+        };
+        let rate = records / median(|run| run.seconds);
+        let cpu = median(|run| run.used.cpu) * 1e6 / records;
         println!(
             "| {name} | {rate:.0} | {:.0} % | {cpu:.2} | {:.2} | {:.0} |",
             100.0 * rate / *first.get_or_insert(rate),
             cpu / sum,
-            done.used.peak_mib
+            median(|run| run.used.peak_mib)
         );
-        std::fs::remove_dir_all(&lake).expect("removed");
     }
 }

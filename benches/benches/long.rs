@@ -11,7 +11,7 @@ use std::io::{BufWriter, Write};
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::Duration;
 
-use subscription_benches::{heading, pipeline, usage};
+use subscription_benches::{heading, pipeline, touch_memory, usage};
 use subscription_core::testkit::traffic::{Traffic, TrafficConfig, TrafficRecord};
 use subscription_core::{Clock as _, SystemClock};
 
@@ -27,6 +27,7 @@ struct Running {
 impl Running {
     /// The pipeline, and traffic of `rate` events a second of event time for it.
     fn start(events: u64, rate: u64, commit_interval: &str) -> Self {
+        touch_memory();
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = pipeline()
             .args([
