@@ -45,7 +45,8 @@ struct Event<'a> {
 /// in offset order, however these are cut into batches and whatever is committed, evicted, lost and read again between.
 ///
 /// Each table has its own position, and an event changes a table only from that position on: after a crash the events
-/// from [`AggregateEngine::least_position`] on are applied again, and tables that have them stay as they are.
+/// from [`AggregateEngine::least_position`] on are applied again, and tables that have them stay as they are. So each may
+/// be cut at a pace of its own.
 ///
 /// Rows are loaded when they are first needed. The order of calls, for each batch:
 /// 1. [`lookups`](Self::lookups), and [`load`](Self::load) of what the store has for each of them;
@@ -65,7 +66,7 @@ struct Event<'a> {
 /// let mut engine = AggregateEngine::new(Arc::new(Rules::default()), Arc::new(Catalog::default()), 0, &state)?;
 /// assert_eq!(engine.least_position(), 0);
 /// engine.apply(&EventBatch::default(), 10)?; // ten records, none of them accepted
-/// let cut = engine.cut()?;
+/// let cut = engine.cut(&Table::GOLD)?;
 /// assert_eq!(cut.tables[0].0, Table::UsageMinute);
 /// assert_eq!((cut.tables[0].1.from, cut.tables[0].1.to), (0, 10));
 /// engine.committed(&[])?;
@@ -191,9 +192,9 @@ impl AggregateEngine {
         self.range_refs(self.cold_for(batch, GoldTable::cold_near, GoldTable::cold_near))
     }
 
-    /// The stored ranges to load before the next cut: rows that have become final, and those beside new alerts.
-    pub fn cut_lookups(&self) -> Vec<RangeRef> {
-        self.range_refs(self.cold_for_cut(GoldTable::cold_near))
+    /// The stored ranges to load before these tables are cut: rows that have become final, and those beside new alerts.
+    pub fn cut_lookups(&self, tables: &[Table]) -> Vec<RangeRef> {
+        self.range_refs(self.cold_for_cut(tables, GoldTable::cold_near))
     }
 
     /// Takes the rows of a stored range, as of its table's position. Of usage rows only `tenant_id`, `window_start`
@@ -431,23 +432,25 @@ impl AggregateEngine {
         self.month.0
     }
 
-    /// All that changed since the last cut, and the position and watermark up to which events were applied. The commit
-    /// replaces the ranges named, and moves the tables, in one step a table.
+    /// All that changed in these tables since they were last cut, and the position and watermark up to which events were
+    /// applied. The commit replaces the ranges named, and moves the tables, in one step a table.
     ///
     /// # Errors
     /// `Invariant` where a range of [`AggregateEngine::cut_lookups`] was not loaded, or a cut is under way.
-    pub fn cut(&mut self) -> Result<GoldCut> {
+    pub fn cut(&mut self, tables: &[Table]) -> Result<GoldCut> {
         if self.cut.is_some() {
             return Err(Error::new(ErrorKind::Invariant, "a cut is under way").with("partition", self.partition));
         }
-        if let Some(range) = self.range_refs(self.cold_for_cut(GoldTable::cold_around)).first() {
+        if let Some(range) = self.range_refs(self.cold_for_cut(tables, GoldTable::cold_around)).first() {
             return Err(not_loaded(range));
         }
-        self.project_alerts();
+        if tables.contains(&Table::Alerts) {
+            self.project_alerts();
+        }
         let (to, watermark) = (self.position, self.watermark);
         let counters: Vec<_> = watermark.iter().map(|mark| (Counter::Watermark, mark.millis())).collect();
         let mut cut = GoldCut::default();
-        for table in Table::GOLD {
+        for table in Table::GOLD.into_iter().filter(|table| tables.contains(table)) {
             let from = self.position(table);
             if from < to {
                 cut.ranges.extend(self.cut_table(table)?);
@@ -542,7 +545,7 @@ impl AggregateEngine {
     /// quarter of that memory, as their size is what a commit has to be made for. To be called after a batch was applied,
     /// not between its `lookups` and its `apply`.
     pub fn evict(&mut self, max_bytes: usize) {
-        let changed_much = |engine: &Self| engine.dirty_bytes() > max_bytes / 4;
+        let changed_much = |engine: &Self| engine.dirty_bytes(&Table::GOLD) > max_bytes / 4;
         if self.memory_bytes() <= max_bytes && !changed_much(self) {
             return;
         }
@@ -598,11 +601,17 @@ impl AggregateEngine {
             + self.tenants.memory_bytes()
     }
 
-    /// The memory of rows that changed since the last cut, in bytes: what a cut makes evictable.
-    pub fn dirty_bytes(&self) -> usize {
-        self.usage.iter().map(GoldTable::changed_bytes).sum::<usize>()
-            + self.endpoints.changed_bytes()
-            + self.alerts.changed_bytes()
+    /// The memory of rows of these tables that changed since they were last cut, in bytes: what a cut makes evictable.
+    pub fn dirty_bytes(&self, tables: &[Table]) -> usize {
+        let changed = |table: &Table| match table {
+            Table::UsageMinute => self.usage[0].changed_bytes(),
+            Table::UsageHour => self.usage[1].changed_bytes(),
+            Table::UsageMonth => self.usage[2].changed_bytes(),
+            Table::EndpointHour => self.endpoints.changed_bytes(),
+            Table::Alerts => self.alerts.changed_bytes(),
+            _ => 0,
+        };
+        tables.iter().map(changed).sum()
     }
 
     /// The cold ranges that `usage` and `endpoints` find for the keys of a batch; and those around the minutes before
@@ -645,18 +654,24 @@ impl AggregateEngine {
     }
 
     /// The cold ranges with rows that become final, and those that `alerts` finds for what is to be projected.
-    fn cold_for_cut(&self, alerts: fn(&GoldTable<AlertGroup>, i64, &str) -> Option<usize>) -> Vec<(Table, usize)> {
+    fn cold_for_cut(
+        &self,
+        tables: &[Table],
+        alerts: fn(&GoldTable<AlertGroup>, i64, &str) -> Option<usize>,
+    ) -> Vec<(Table, usize)> {
         let mut found = Vec::new();
-        for (table, kind) in [Table::UsageMinute, Table::UsageHour, Table::UsageMonth].into_iter().zip(&self.usage) {
-            if kind.position < self.position {
-                found.extend(kind.cold_to_finish(self.watermark).into_iter().map(|at| (table, at)));
-            }
+        for table in tables.iter().copied().filter(|table| self.position(*table) < self.position) {
+            let cold = match table {
+                Table::UsageMinute => self.usage[0].cold_to_finish(self.watermark),
+                Table::UsageHour => self.usage[1].cold_to_finish(self.watermark),
+                Table::UsageMonth => self.usage[2].cold_to_finish(self.watermark),
+                Table::EndpointHour => self.endpoints.cold_to_finish(self.watermark),
+                // Alerts are never final.
+                _ => Vec::new(),
+            };
+            found.extend(cold.into_iter().map(|at| (table, at)));
         }
-        if self.endpoints.position < self.position {
-            let cold = self.endpoints.cold_to_finish(self.watermark);
-            found.extend(cold.into_iter().map(|at| (Table::EndpointHour, at)));
-        }
-        for (_, start, tenant) in &self.alerting {
+        for (_, start, tenant) in self.alerting.iter().filter(|_| tables.contains(&Table::Alerts)) {
             found.extend(alerts(&self.alerts, *start, self.tenants.name(*tenant)).map(|at| (Table::Alerts, at)));
         }
         found

@@ -132,6 +132,12 @@ impl EndpointGroup {
         self.endpoints += usize::from(new && name.text != OTHER.as_bytes());
         self.text_bytes += name.text.len() + 2 * size_of::<usize>();
         let at = self.rows.len();
+        if at == self.rows.capacity() {
+            // By a quarter, not to twice the size: there are as many groups as tenants.
+            let more = (at / 4).max(4);
+            self.hashes.reserve_exact(more);
+            self.rows.reserve_exact(more);
+        }
         self.hashes.push(key_hash(name.hash, method, plan));
         self.rows.push(Endpoint {
             name: String::from_utf8_lossy(name.text).into(),

@@ -7,6 +7,7 @@
 //! state, a quarter of their size, stored already or not, before anything is dropped: most of them are still to be stored,
 //! or to become final.
 
+mod cut;
 mod kept;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use rustc_hash::FxHashMap;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::intern::{Plans, Tenants};
-use crate::store::{Counter, GoldRows};
-use crate::store::{PartitionState, RangeId, RangeKey, RangeRef, RangeWrite, Table};
+use crate::store::{Counter, PartitionState, RangeId, RangeKey, RangeRef, Table};
 use crate::time::{DAY, Timestamp, WindowKind};
+pub(crate) use cut::Written;
 pub(crate) use kept::Group;
 use kept::{Kept, Memory};
 
@@ -75,15 +76,6 @@ fn day(window: i64) -> i64 {
     window.div_euclid(DAY)
 }
 
-/// Keys of the cut that are written together, in place of some stored ranges.
-#[derive(Debug)]
-struct Run {
-    /// `2 × i + 1` for what replaces range `i`, `2 × i` for what is new before it: runs sort by it and their first key.
-    place: usize,
-    replaces: Option<usize>,
-    keys: Vec<(i64, u32)>,
-}
-
 /// One Gold table of one partition.
 #[derive(Debug)]
 pub(crate) struct GoldTable<G> {
@@ -110,17 +102,6 @@ pub(crate) struct GoldTable<G> {
     /// The ranges that the cut under way writes.
     written: Vec<(RangeKey, RangeKey, u32)>,
     memory: Memory,
-}
-
-/// A group as it is written.
-pub(crate) struct Written<'a, G> {
-    pub(crate) group: &'a G,
-    /// Its short form, where that is at hand.
-    pub(crate) packed: Option<&'a [u8]>,
-    pub(crate) tenant: u32,
-    pub(crate) start: Timestamp,
-    pub(crate) end: Timestamp,
-    pub(crate) is_final: bool,
 }
 
 impl<G: Group> GoldTable<G> {
@@ -397,13 +378,19 @@ impl<G: Group> GoldTable<G> {
     /// To be called when ranges were loaded or evicted.
     pub(crate) fn find_cold(&mut self) {
         let mut cold = (i64::MAX, i64::MIN);
-        for range in self.ranges.iter().filter(|range| !range.loaded) {
-            let (first, last) = if self.small(range) {
-                (range.day() * DAY, (range.day() + 1) * DAY)
-            } else {
-                (range.first.window_start.millis(), range.last.window_start.millis().saturating_add(1))
-            };
-            cold = (cold.0.min(first), cold.1.max(last));
+        for (at, range) in self.ranges.iter().enumerate().filter(|(_, range)| !range.loaded) {
+            let (mut first, mut last) = (range.first.window_start.millis(), range.last.window_start.millis());
+            if self.small(range) {
+                // New rows join it, as far as the ranges beside it.
+                let beside = |range: &&Range| range.day() == day(first);
+                let left = at.checked_sub(1).map(|at| &self.ranges[at]).filter(beside);
+                let right = self.ranges.get(at + 1).filter(beside);
+                (first, last) = (
+                    left.map_or(day(first) * DAY, |range| range.last.window_start.millis()),
+                    right.map_or((day(first) + 1) * DAY, |range| range.first.window_start.millis()),
+                );
+            }
+            cold = (cold.0.min(first), cold.1.max(last.saturating_add(1)));
         }
         self.cold = cold;
         self.warm_from = if cold.0 < cold.1 {
@@ -411,197 +398,6 @@ impl<G: Group> GoldTable<G> {
         } else {
             i64::MIN
         };
-    }
-
-    /// Writes what changed since the last cut and the rows that `watermark` makes final. `emit` appends a group's rows.
-    ///
-    /// # Errors
-    /// `Invariant` where a range is cold that must be loaded.
-    pub(crate) fn cut<R>(
-        &mut self,
-        (tenants, plans): (&mut Tenants, &mut Plans),
-        watermark: Option<Timestamp>,
-        emit: impl Fn(&Written<'_, G>, (&Tenants, &Plans), &mut Vec<R>),
-        wrap: impl Fn(Vec<R>) -> GoldRows,
-    ) -> Result<Vec<RangeWrite>> {
-        if let Some(at) = self.cold_to_finish(watermark).first() {
-            return Err(self.not_loaded(*at));
-        }
-        self.finish(watermark);
-        let mut writes = Vec::new();
-        let runs = self.runs(tenants)?;
-        for (i, run) in runs.iter().enumerate() {
-            let day = day(run.keys[0].0);
-            let next = run.place.div_ceil(2);
-            let growing = runs.get(i + 1).is_none_or(|run| self::day(run.keys[0].0) != day)
-                && self.ranges.get(next).is_none_or(|range| range.day() != day);
-            let kept = |(start, tenant): &(i64, u32)| self.slots[self.windows[start]].groups.get(tenant);
-            let sizes: Vec<usize> = match G::ONE_ROW {
-                true => vec![1; run.keys.len()],
-                false => run.keys.iter().map(|key| kept(key).map_or(0, Kept::rows)).collect(),
-            };
-            for part in split(&sizes, self.range_rows, growing) {
-                let mut rows = Vec::with_capacity(sizes[part.clone()].iter().sum());
-                let keys = &run.keys[part];
-                for (start, tenant) in keys {
-                    let window = &self.slots[self.windows[start]];
-                    let (window_start, end) = (Timestamp::from_millis(*start), Timestamp::from_millis(window.end));
-                    let is_final = watermark.is_some_and(|watermark| end <= watermark);
-                    let Some(kept) = window.groups.get(tenant) else { continue };
-                    kept.show(*start, plans, |group, packed, plans| {
-                        let written = Written { group, packed, tenant: *tenant, start: window_start, end, is_final };
-                        emit(&written, (tenants, plans), &mut rows);
-                    });
-                }
-                let key = |(window, tenant): (i64, u32)| RangeKey {
-                    window_start: Timestamp::from_millis(window),
-                    tenant_id: tenants.name(tenant).clone(),
-                };
-                let (first, last) = (key(keys[0]), key(keys[keys.len() - 1]));
-                self.written.push((first.clone(), last.clone(), u32::try_from(rows.len()).unwrap_or(u32::MAX)));
-                writes.push(RangeWrite {
-                    table: self.table,
-                    partition: self.partition,
-                    replaces: run.replaces.iter().map(|at| self.ranges[*at].id.clone()).collect(),
-                    first,
-                    last,
-                    rows: wrap(rows),
-                });
-            }
-        }
-        for run in runs {
-            if let Some(at) = run.replaces {
-                self.ranges[at].replaced = true;
-            }
-        }
-        self.memory.changed = 0;
-        Ok(writes)
-    }
-
-    /// The cut under way is stored, its ranges under the next of `ids`, and the table stands at `position`.
-    pub(crate) fn committed<'a>(
-        &mut self,
-        ids: &mut impl Iterator<Item = &'a RangeId>,
-        position: u64,
-        watermark: Option<Timestamp>,
-    ) {
-        self.position = position;
-        self.watermark = self.watermark.max(watermark);
-        self.ranges.retain(|range| !range.replaced);
-        for ((first, last, rows), id) in self.written.drain(..).zip(ids) {
-            let at = self.ranges.partition_point(|range| range.first < first);
-            self.ranges.insert(at, Range { id: id.clone(), first, last, rows, loaded: true, replaced: false });
-        }
-    }
-
-    /// How many ranges the cut under way writes.
-    pub(crate) fn writing(&self) -> usize {
-        self.written.len()
-    }
-
-    /// Marks the groups as changed whose windows end behind the stored watermark, but not behind `watermark`.
-    fn finish(&mut self, watermark: Option<Timestamp>) {
-        let Some(to) = watermark else { return };
-        let from = self.watermark.unwrap_or(Timestamp::MIN);
-        for at in self.windows.values() {
-            let window = &mut self.slots[*at];
-            let end = Timestamp::from_millis(window.end);
-            if from < end && end <= to {
-                for (tenant, kept) in &mut window.groups {
-                    if !std::mem::replace(&mut kept.changed, true) {
-                        window.changed.push(*tenant);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Which keys are to be written, together with which stored range. Afterwards nothing is marked as changed.
-    fn runs(&mut self, tenants: &mut Tenants) -> Result<Vec<Run>> {
-        let mut touched: BTreeMap<usize, Vec<(i64, u32)>> = BTreeMap::new();
-        let mut fresh: Vec<(usize, i64, u32)> = Vec::new();
-        for (start, at) in &self.windows {
-            let window = &mut self.slots[*at];
-            if window.changed.is_empty() {
-                continue;
-            }
-            let mut changed = std::mem::take(&mut window.changed);
-            for tenant in &changed {
-                if let Some(kept) = window.groups.get_mut(tenant) {
-                    kept.changed = false;
-                }
-            }
-            tenants.sort(&mut changed);
-            // In the order of names many come from one range.
-            let mut last = None;
-            for tenant in changed {
-                let compare = |range: &Range| range.compare(*start, tenants.name(tenant));
-                let same = last.filter(|at| compare(&self.ranges[*at]).is_eq());
-                let found = same.map_or_else(|| self.ranges.binary_search_by(compare), Ok);
-                last = found.ok();
-                match found {
-                    Ok(at) if self.ranges[at].loaded => {
-                        touched.entry(at).or_default();
-                    }
-                    Ok(at) => return Err(self.not_loaded(at)),
-                    Err(gap) => fresh.push((gap, *start, tenant)),
-                }
-            }
-        }
-        // New keys join the range before or behind them where that is rewritten anyway, or is small.
-        let mut runs = Vec::new();
-        for stretch in fresh.chunk_by(|a, b| a.0 == b.0 && day(a.1) == day(b.1)) {
-            let (gap, window, _) = stretch[0];
-            let joins = |at: usize| {
-                let range = &self.ranges[at];
-                range.loaded && range.day() == day(window) && (self.small(range) || touched.contains_key(&at))
-            };
-            let neighbour = gap
-                .checked_sub(1)
-                .filter(|at| joins(*at))
-                .or_else(|| (gap < self.ranges.len() && joins(gap)).then_some(gap));
-            let keys = stretch.iter().map(|(_, window, tenant)| (*window, *tenant));
-            match neighbour {
-                Some(at) => touched.entry(at).or_default().extend(keys),
-                None => runs.push(Run { place: 2 * gap, replaces: None, keys: keys.collect() }),
-            }
-        }
-        let mut sorted = FxHashMap::default();
-        for (at, joined) in touched {
-            let mut keys = self.keys(at, tenants, &mut sorted);
-            let before = joined
-                .partition_point(|(window, tenant)| self.ranges[at].compare(*window, tenants.name(*tenant)).is_gt());
-            keys.splice(0..0, joined[..before].iter().copied());
-            keys.extend_from_slice(&joined[before..]);
-            runs.push(Run { place: 2 * at + 1, replaces: Some(at), keys });
-        }
-        runs.sort_by_key(|run| (run.place, run.keys[0].0));
-        Ok(runs)
-    }
-
-    /// The keys of a loaded range, in order. `sorted` keeps the order of windows that were met before.
-    fn keys(&self, at: usize, tenants: &mut Tenants, sorted: &mut FxHashMap<i64, Vec<u32>>) -> Vec<(i64, u32)> {
-        let range = &self.ranges[at];
-        let mut keys = Vec::with_capacity(range.rows as usize);
-        let (first, last) = (range.first.window_start.millis(), range.last.window_start.millis());
-        for (start, at) in self.windows.range(first..=last) {
-            let ids = sorted.entry(*start).or_insert_with(|| {
-                let mut ids: Vec<u32> = self.slots[*at].groups.keys().copied().collect();
-                tenants.sort(&mut ids);
-                ids
-            });
-            let from = ids.partition_point(|id| range.compare(*start, tenants.name(*id)).is_gt());
-            let to = ids.partition_point(|id| range.compare(*start, tenants.name(*id)).is_ge());
-            keys.extend(ids[from..to].iter().map(|id| (*start, *id)));
-        }
-        keys
-    }
-
-    fn not_loaded(&self, at: usize) -> Error {
-        Error::new(ErrorKind::Invariant, "a stored range is needed and was not loaded")
-            .with("table", self.table.name())
-            .with("partition", self.partition)
-            .with("range", &self.ranges[at].id.0)
     }
 
     /// The loaded ranges that no cut is about to replace, each with the time it was last used.
@@ -672,25 +468,4 @@ impl<G: Group> GoldTable<G> {
     pub(crate) fn changed_bytes(&self) -> usize {
         self.memory.changed
     }
-}
-
-/// Cuts groups of these sizes into ranges of at most `most` rows; a larger group is one by itself. At the growing end
-/// of a date all but the last are filled, for what comes goes behind them; elsewhere they are of equal size, for what
-/// comes goes anywhere.
-fn split(sizes: &[usize], most: usize, growing: bool) -> Vec<std::ops::Range<usize>> {
-    let total: usize = sizes.iter().sum();
-    let most = if growing { most } else { total.div_ceil(total.div_ceil(most).max(1)) };
-    let mut parts = Vec::new();
-    let (mut from, mut rows) = (0, 0);
-    for (at, size) in sizes.iter().enumerate() {
-        if rows > 0 && rows + size > most {
-            parts.push(from..at);
-            (from, rows) = (at, 0);
-        }
-        rows += size;
-    }
-    if from < sizes.len() {
-        parts.push(from..sizes.len());
-    }
-    parts
 }

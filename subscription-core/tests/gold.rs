@@ -200,7 +200,7 @@ fn rows_become_final_without_a_further_event_of_theirs() {
     let other = Event { tenant: "zeta".into(), ..Event::at(BASE + 61 * MINUTE) };
     lake.apply(&mut engine, &batch(&[other], 10), 40);
     assert_eq!(engine.watermark(), Some(Timestamp::from_millis(BASE + MINUTE)));
-    assert_eq!(engine.cut().unwrap_err().kind(), ErrorKind::Invariant, "the evicted minute is needed");
+    assert_eq!(engine.cut(&Table::GOLD).unwrap_err().kind(), ErrorKind::Invariant, "the evicted minute is needed");
     lake.finish(&mut engine);
     let rows = lake.rows();
     assert_eq!(rows.minutes.iter().map(|row| row.is_final).collect::<Vec<_>>(), [true, false]);
@@ -222,7 +222,7 @@ fn rows_that_changed_are_packed_and_written_as_they_are() {
             lake.apply(&mut engine, &minute(from, BASE + n * MINUTE), (from + tenants) * 3);
             evict.into_iter().for_each(|bytes| engine.evict(bytes));
         }
-        let dirty = engine.dirty_bytes();
+        let dirty = engine.dirty_bytes(&Table::GOLD);
         // The state of a packed row is told, and another event adds to it.
         let used = engine.quota_used("tenant-7", WindowKind::Minute, Timestamp::from_millis(BASE));
         assert_eq!(used, Some(1));
@@ -254,27 +254,57 @@ fn a_range_that_is_needed_and_not_loaded_is_an_error() {
     assert_eq!(lake.ranges(Table::UsageMonth).len(), 1);
 }
 
+/// How many rows each range of minutes has, in their order.
+fn sizes(lake: &Lake) -> Vec<u32> {
+    let mut ranges = lake.ranges(Table::UsageMinute);
+    ranges.sort_by(|a, b| a.first.cmp(&b.first));
+    ranges.iter().map(|range| range.rows).collect()
+}
+
 #[test]
-fn appended_ranges_are_filled_and_those_inside_are_halved() {
+fn ranges_are_split_in_equal_parts_and_the_last_window_has_its_own() {
     let mut lake = Lake::default();
     let mut engine = lake.engine(&Rules::default(), 8);
-    let sizes = |lake: &Lake| {
-        let mut ranges = lake.ranges(Table::UsageMinute);
-        ranges.sort_by(|a, b| a.first.cmp(&b.first));
-        ranges.iter().map(|range| range.rows).collect::<Vec<_>>()
-    };
     let events: Vec<Event> = (0..20).map(|n| Event::at(BASE + n * 2 * MINUTE)).collect();
     lake.apply(&mut engine, &batch(&events, 0), 60);
     lake.finish(&mut engine);
-    assert_eq!(sizes(&lake), [8, 8, 4]);
-    lake.apply(&mut engine, &batch(&[Event::at(BASE + MINUTE)], 20), 63);
+    assert_eq!(sizes(&lake), [7, 7, 5, 1]);
+    let inside = [1, 3].map(|n| Event::at(BASE + n * MINUTE));
+    lake.apply(&mut engine, &batch(&inside, 20), 66);
     lake.finish(&mut engine);
-    assert_eq!(sizes(&lake), [5, 4, 8, 4]);
+    assert_eq!(sizes(&lake), [5, 4, 7, 5, 1]);
     // A restart goes on with the last range, which is small.
-    let mut engine = lake.engine(&Rules::default(), 8);
-    lake.apply(&mut engine, &batch(&[Event::at(BASE + 100 * MINUTE)], 21), 66);
+    let mut engine = lake.engine(&Rules::default(), 64);
+    lake.apply(&mut engine, &batch(&[Event::at(BASE + 39 * MINUTE)], 22), 69);
     lake.finish(&mut engine);
-    assert_eq!(sizes(&lake), [5, 4, 8, 5]);
+    assert_eq!(sizes(&lake), [5, 4, 7, 5, 2]);
+}
+
+/// What a commit writes does not grow with the day, and what is over lies in few files.
+#[test]
+fn ranges_are_small_while_they_change_and_large_once_they_are_over() {
+    const TENANTS: u64 = 10;
+    let mut lake = Lake::default();
+    let mut engine = lake.engine(&Rules::default(), 640);
+    let mut written = Vec::new();
+    for minute in 0..600 {
+        for half in 0..2 {
+            let from = (minute * 2 + half) * TENANTS;
+            let at = BASE + (minute * 2 + half) as i64 * MINUTE / 2;
+            let event = |n| Event { tenant: format!("tenant-{n}"), ..Event::at(at) };
+            let events: Vec<Event> = (0..TENANTS).map(event).collect();
+            lake.apply(&mut engine, &batch(&events, from), (from + TENANTS) * 3);
+            written.push(lake.commit_tables(&mut engine, &[Table::UsageMinute]));
+        }
+    }
+    // Of a minute's rows half a range that is still small, once an hour later as they become final, some more as that is merged.
+    let hour = |n: usize| written[n * 120..(n + 1) * 120].iter().sum::<usize>() as u64 / (60 * TENANTS);
+    assert!((2..15).contains(&hour(2)), "{} rows written for each", hour(2));
+    assert!(hour(9) <= hour(2) + 1, "{} rows written for each, and {} hours before", hour(9), hour(2));
+    let sizes = sizes(&lake);
+    let (over, changing): (Vec<u32>, Vec<u32>) = sizes.iter().partition(|rows| **rows > 100);
+    assert!(over.iter().sum::<u32>() > 530 * TENANTS as u32, "{sizes:?}");
+    assert!(over.len() <= 16 && changing.len() <= 20, "{sizes:?}");
 }
 
 #[test]
@@ -346,19 +376,23 @@ fn stream() -> impl Strategy<Value = Vec<Event>> {
 #[derive(Debug, Clone)]
 enum Step {
     Apply(usize),
-    Commit,
-    /// A commit during which so many events are applied.
-    CommitBeside(usize),
+    /// A commit of these tables.
+    Commit(Vec<Table>),
+    /// One during which so many events are applied.
+    CommitBeside(Vec<Table>, usize),
     /// A crash, after so many tables of a commit.
     Crash(usize),
     Evict(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let tables = || {
+        prop_oneof![Just(Table::GOLD.to_vec()), prop::sample::subsequence(Table::GOLD.to_vec(), 1..=Table::GOLD.len()),]
+    };
     prop_oneof![
         6 => (1..20usize).prop_map(Step::Apply),
-        3 => Just(Step::Commit),
-        2 => (1..20usize).prop_map(Step::CommitBeside),
+        3 => tables().prop_map(Step::Commit),
+        2 => (tables(), 1..20usize).prop_map(|(tables, n)| Step::CommitBeside(tables, n)),
         2 => (0..5usize).prop_map(Step::Crash),
         3 => (0..20_000usize).prop_map(Step::Evict),
     ]
@@ -381,23 +415,25 @@ fn run(events: &[Event], steps: &[Step], range_rows: usize) -> (Lake, Vec<AlertR
         };
         match step {
             Step::Apply(n) => apply(&lake, &mut engine, *n),
-            Step::Commit => lake.finish(&mut engine),
-            Step::CommitBeside(n) => {
-                let cut = lake.cut(&mut engine);
+            Step::Commit(tables) => {
+                lake.commit_tables(&mut engine, tables);
+            }
+            Step::CommitBeside(tables, n) => {
+                let cut = lake.cut(&mut engine, tables);
                 apply(&lake, &mut engine, *n);
                 engine.evict(*n * 1_000);
                 let names = lake.commit(&cut, usize::MAX);
                 engine.committed(&names).unwrap();
             }
             Step::Crash(tables) => {
-                let cut = lake.cut(&mut engine);
+                let cut = lake.cut(&mut engine, &Table::GOLD);
                 lake.commit(&cut, *tables);
                 engine = lake.engine(&rules, range_rows);
                 next = (engine.least_position() / 3) as usize;
             }
             Step::Evict(bytes) => engine.evict(*bytes),
         }
-        assert!(engine.dirty_bytes() <= engine.memory_bytes());
+        assert!(engine.dirty_bytes(&Table::GOLD) <= engine.memory_bytes());
     }
     told.extend(lake.apply(&mut engine, &batch(&events[next..], next as u64), events.len() as u64 * 3));
     lake.finish(&mut engine);

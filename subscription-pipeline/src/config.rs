@@ -8,10 +8,10 @@ use std::time::Duration;
 pub struct PipelineConfig {
     /// How long a record may wait for its Bronze and Silver rows. Default 1 s.
     pub commit_interval: Duration,
-    /// How long an event may wait for its Gold rows. Default 10 s; never shorter than `commit_interval`. It stretches by
-    /// itself to twenty times what a Gold commit takes, up to `max_gold_interval`.
+    /// How long an event may wait for its Gold rows; for that of its endpoint three times as long. Default 10 s; never shorter
+    /// than `commit_interval`. It stretches by itself to twenty times what a Gold commit takes, up to `max_gold_interval`.
     pub gold_interval: Duration,
-    /// The longest that `gold_interval` stretches to. Default 15 min.
+    /// The longest that an event waits for a Gold row. Default 15 min.
     pub max_gold_interval: Duration,
     /// Threads that run the engines. Default: one a core.
     pub workers: usize,

@@ -171,8 +171,9 @@ impl Partition {
         self.bronze
     }
 
-    pub(crate) fn dirty_bytes(&self) -> usize {
-        self.aggregate.dirty_bytes()
+    /// Bytes of Gold rows that these tables do not have yet.
+    pub(crate) fn dirty_bytes(&self, tables: &[Table]) -> usize {
+        self.aggregate.dirty_bytes(tables)
     }
 
     pub(crate) fn dedup_bytes(&self) -> usize {
@@ -323,12 +324,12 @@ impl Partition {
         Ok(())
     }
 
-    /// What is to be committed: all that was taken so far.
-    pub(crate) fn cut(&mut self, gold: bool, meanwhile: &mut Meanwhile<'_>) -> Result<PartitionCut> {
-        let (gold, alerts) = if gold {
-            let ranges = self.aggregate.cut_lookups();
+    /// What is to be committed: all records that were taken so far, and what these tables of Gold do not have yet.
+    pub(crate) fn cut(&mut self, gold: Option<&[Table]>, meanwhile: &mut Meanwhile<'_>) -> Result<PartitionCut> {
+        let (gold, alerts) = if let Some(tables) = gold {
+            let ranges = self.aggregate.cut_lookups(tables);
             self.load(&ranges, meanwhile)?;
-            (Some(self.aggregate.cut()?), std::mem::take(&mut self.alerts))
+            (Some(self.aggregate.cut(tables)?), std::mem::take(&mut self.alerts))
         } else {
             (None, Vec::new())
         };

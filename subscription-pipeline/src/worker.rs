@@ -43,11 +43,11 @@ pub(crate) enum Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GoldCut {
     None,
-    /// That of all partitions, of which these are the first.
-    First,
-    /// That of the next ones.
+    /// These tables of all partitions, of which these are the first.
+    First(&'static [Table]),
+    /// Those of the next ones.
     Next,
-    /// That of the next ones, and of more at a time: no records wait any more, so their memory is free.
+    /// Those of the next ones, and of more at a time: no records wait any more, so their memory is free.
     NextAtEnd,
 }
 
@@ -127,6 +127,7 @@ impl Worker {
                     gauges,
                     reports: reports.clone(),
                     partitions: BTreeMap::new(),
+                    gold_tables: &[],
                     gold_left: BTreeSet::new(),
                     seen: Seen::default(),
                 };
@@ -231,7 +232,8 @@ struct State {
     gauges: Arc<Gauges>,
     reports: mpsc::UnboundedSender<Report>,
     partitions: BTreeMap<u32, Partition>,
-    /// The partitions whose Gold is still to be handed over.
+    /// The tables of Gold that are being handed over, and the partitions that are still to follow.
+    gold_tables: &'static [Table],
     gold_left: BTreeSet<u32>,
     seen: Seen,
 }
@@ -308,12 +310,12 @@ impl State {
                 }
             }
             Job::GoldCommitted(ranges) => {
-                for (partition, ranges) in ranges {
-                    if let Some(partition) = self.partitions.get_mut(&partition) {
+                for (number, ranges) in ranges {
+                    if let Some(partition) = self.partitions.get_mut(&number) {
                         partition.gold_committed(&ranges)?;
+                        self.evict(number);
                     }
                 }
-                self.evict();
             }
             Job::Drop(partitions, done) => {
                 for partition in partitions.iter().filter_map(|number| self.partitions.remove(number)) {
@@ -329,7 +331,7 @@ impl State {
     fn take_records(&mut self, prepared: Prepared) -> Result<()> {
         let (number, bytes) = (prepared.records().partition(), prepared.records().memory());
         match self.with(number, |partition, meanwhile| partition.take_records(prepared, meanwhile))? {
-            Some(_) => self.evict(),
+            Some(_) => self.evict(number),
             // Its partition was taken away meanwhile.
             None => {
                 self.gauges.uncommitted.fetch_sub(bytes, Ordering::Relaxed);
@@ -362,9 +364,11 @@ impl State {
     }
 
     fn cut(&mut self, gold: GoldCut) -> Result<Cut> {
-        if gold == GoldCut::First {
+        if let GoldCut::First(tables) = gold {
+            self.gold_tables = tables;
             self.gold_left = self.partitions.keys().copied().collect();
         }
+        let tables = self.gold_tables;
         let most = match gold {
             GoldCut::NextAtEnd => self.limits.gold / GOLD_PARTS_AT_END,
             _ => self.limits.gold / GOLD_PARTS,
@@ -374,8 +378,8 @@ impl State {
         for number in numbers {
             let gold = gold != GoldCut::None && bytes < most.max(1) && self.gold_left.remove(&number);
             partitions.extend(self.with(number, |partition, meanwhile| {
-                bytes += if gold { partition.dirty_bytes() } else { 0 };
-                partition.cut(gold, meanwhile)
+                bytes += if gold { partition.dirty_bytes(tables) } else { 0 };
+                partition.cut(gold.then_some(tables), meanwhile)
             })?);
         }
         Ok(Cut { partitions, gold_left: !self.gold_left.is_empty() })
@@ -394,20 +398,22 @@ impl State {
         if let Some(position) = position {
             let _ = self.reports.send(Report::CaughtUp { partition: number, position });
         }
-        self.evict();
+        self.evict(number);
         Ok(())
     }
 
-    fn evict(&mut self) {
+    fn evict(&mut self, number: u32) {
         let share = self.limits.gold / self.partitions.len().max(1);
-        self.partitions.values_mut().for_each(|p| p.evict(share));
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.evict(share);
+        }
     }
 
     /// Brings this worker's part of the gauges up to date and asks for a commit where memory is short.
     fn gauge(&mut self) {
         let sum = |of: fn(&Partition) -> usize| self.partitions.values().map(of).sum();
-        let (dirty, dedup, gold) =
-            (sum(Partition::dirty_bytes), sum(Partition::dedup_bytes), sum(Partition::gold_bytes));
+        let dirty = sum(|partition| partition.dirty_bytes(&Table::GOLD));
+        let (dedup, gold) = (sum(Partition::dedup_bytes), sum(Partition::gold_bytes));
         replace(&self.gauges.dirty, &mut self.seen.dirty, dirty);
         replace(&self.gauges.dedup, &mut self.seen.dedup, dedup);
         replace(&self.gauges.gold, &mut self.seen.gold, gold);

@@ -74,12 +74,12 @@ async fn snapshot(store: &MemoryStore, topic: &str) -> Snapshot {
 
 /// A pipeline's configuration as proptest chooses it: how often it commits, and every limit, tiny ones too.
 fn configs() -> impl Strategy<Value = PipelineConfig> {
-    (1u64..20, 1u64..60, 1usize..4, 12u32..24, 0u32..24, 4u32..16, 6u32..16).prop_map(
-        |(commit, gold, workers, uncommitted, gold_bytes, ids, filters)| {
+    (1u64..20, (1u64..60, 1u32..4), 1usize..4, 12u32..24, 0u32..24, 4u32..16, 6u32..16).prop_map(
+        |(commit, (gold, longest), workers, uncommitted, gold_bytes, ids, filters)| {
             let mut config = PipelineConfig::default();
             config.commit_interval = Duration::from_millis(commit);
             config.gold_interval = Duration::from_millis(gold);
-            config.max_gold_interval = Duration::from_millis(gold);
+            config.max_gold_interval = config.gold_interval * longest;
             config.workers = workers;
             config.max_uncommitted_bytes = 1 << uncommitted;
             config.max_gold_bytes = 1 << gold_bytes;

@@ -136,9 +136,9 @@ impl Lake {
         engine.apply(batch, to).unwrap()
     }
 
-    pub fn cut(&self, engine: &mut AggregateEngine) -> GoldCut {
-        self.load(engine, engine.cut_lookups());
-        engine.cut().unwrap()
+    pub fn cut(&self, engine: &mut AggregateEngine, tables: &[Table]) -> GoldCut {
+        self.load(engine, engine.cut_lookups(tables));
+        engine.cut(tables).unwrap()
     }
 
     /// Commits the first `tables` tables of a cut, as a crash leaves it, and checks what the store may rely on.
@@ -183,9 +183,15 @@ impl Lake {
     }
 
     pub fn finish(&mut self, engine: &mut AggregateEngine) {
-        let cut = self.cut(engine);
+        self.commit_tables(engine, &Table::GOLD);
+    }
+
+    /// Cuts and commits these tables; answers how many rows of minutes were written.
+    pub fn commit_tables(&mut self, engine: &mut AggregateEngine, tables: &[Table]) -> usize {
+        let cut = self.cut(engine, tables);
         let names = self.commit(&cut, usize::MAX);
         engine.committed(&names).unwrap();
+        cut.ranges.iter().filter(|write| write.table == Table::UsageMinute).map(|write| write.rows.len()).sum()
     }
 
     /// All rows, in the order of their keys.
