@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::alert::{Conditions, PRECEDING, raise};
 use crate::distinct;
-use crate::endpoint::{EndpointGroup, Name};
+use crate::endpoint::{EndpointGroup, Name, Names};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gold::{AlertRow, AlertType};
 use crate::intern::{Plans, Tenants};
@@ -88,6 +88,7 @@ pub struct AggregateEngine {
     watermark: Option<Timestamp>,
     tenants: Tenants,
     plans: Plans,
+    endpoint_names: Names,
     /// By [`WindowKind`].
     usage: [GoldTable<UsageState>; 3],
     endpoints: GoldTable<EndpointGroup>,
@@ -122,6 +123,7 @@ impl AggregateEngine {
             watermark: state.table(least).counter(Counter::Watermark).map(Timestamp::from_millis),
             tenants: Tenants::default(),
             plans: Plans::default(),
+            endpoint_names: Names::default(),
             usage: [
                 usage(Table::UsageMinute, WindowKind::Minute)?,
                 usage(Table::UsageHour, WindowKind::Hour)?,
@@ -361,6 +363,7 @@ impl AggregateEngine {
         if row.offset >= self.endpoints.position {
             let max = self.max_endpoints;
             let names = (&mut self.tenants, &mut self.plans);
+            let endpoint = self.endpoint_names.know(endpoint);
             self.endpoints.change(names, (hour, tenant), self.now, EndpointGroup::default, |group, _| {
                 group.add(endpoint, row.http_method, &sample, max);
             });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use rustc_hash::FxHashMap;
 
 use crate::decimal::{Money, Units};
 use crate::gold::EndpointRow;
@@ -28,6 +29,7 @@ pub(crate) struct EndpointGroup {
     index: Option<Box<(HashTable<u32>, HashTable<u32>)>>,
     /// Different endpoints, without [`OTHER`].
     endpoints: usize,
+    /// Of names that it shares with no other group.
     text_bytes: usize,
 }
 
@@ -50,11 +52,33 @@ struct Endpoint {
 pub(crate) struct Name<'a> {
     text: &'a [u8],
     hash: u64,
+    known: Option<&'a Arc<str>>,
 }
 
 impl<'a> Name<'a> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        Self { text, hash: xxhash_rust::xxh3::xxh3_64(text) }
+        Self { text, hash: xxhash_rust::xxh3::xxh3_64(text), known: None }
+    }
+
+    fn is(&self, name: &Arc<str>) -> bool {
+        self.known.is_some_and(|known| Arc::ptr_eq(known, name)) || name.as_bytes() == self.text
+    }
+}
+
+/// Names met lately, by their hash. What many tenants call is one text in memory, and known by where it lies.
+#[derive(Debug, Default)]
+pub(crate) struct Names(FxHashMap<u64, Arc<str>>);
+
+impl Names {
+    /// Beyond so many it begins anew: who invents names shall not fill the memory.
+    const MOST: usize = 4_096;
+
+    pub(crate) fn know<'a>(&'a mut self, name: Name<'a>) -> Name<'a> {
+        if self.0.len() >= Self::MOST {
+            self.0.clear();
+        }
+        let known = self.0.entry(name.hash).or_insert_with(|| String::from_utf8_lossy(name.text).into());
+        Name { known: (known.as_bytes() == name.text).then_some(known), ..name }
     }
 }
 
@@ -110,7 +134,7 @@ impl EndpointGroup {
         let hash = key_hash(name.hash, method, plan);
         let same = |at: usize| {
             let row = &self.rows[at];
-            self.hashes[at] == hash && row.method == method && row.plan == plan && row.name.as_bytes() == name.text
+            self.hashes[at] == hash && row.method == method && row.plan == plan && name.is(&row.name)
         };
         match &self.index {
             None => (0..self.rows.len()).find(|at| same(*at)),
@@ -120,7 +144,7 @@ impl EndpointGroup {
 
     /// Whether the endpoint has a row of its own, of whatever method and plan.
     fn has(&self, name: Name<'_>) -> bool {
-        let same = |row: &Endpoint| row.name_hash == name.hash && row.name.as_bytes() == name.text;
+        let same = |row: &Endpoint| row.name_hash == name.hash && name.is(&row.name);
         match &self.index {
             None => self.rows.iter().any(same),
             Some(index) => index.1.find(name.hash, |at| same(&self.rows[*at as usize])).is_some(),
@@ -130,7 +154,10 @@ impl EndpointGroup {
     fn insert(&mut self, name: Name<'_>, method: HttpMethod, plan: u32) -> usize {
         let new = !self.has(name);
         self.endpoints += usize::from(new && name.text != OTHER.as_bytes());
-        self.text_bytes += name.text.len() + 2 * size_of::<usize>();
+        let shared = name.known.cloned().unwrap_or_else(|| {
+            self.text_bytes += name.text.len() + 2 * size_of::<usize>();
+            String::from_utf8_lossy(name.text).into()
+        });
         let at = self.rows.len();
         if at == self.rows.capacity() {
             // By a quarter, not to twice the size: there are as many groups as tenants.
@@ -140,7 +167,7 @@ impl EndpointGroup {
         }
         self.hashes.push(key_hash(name.hash, method, plan));
         self.rows.push(Endpoint {
-            name: String::from_utf8_lossy(name.text).into(),
+            name: shared,
             name_hash: name.hash,
             method,
             plan,
