@@ -340,9 +340,13 @@ impl Run {
                 self.next_rows = 0;
                 self.begin(partition, position).await
             }
-            Report::Pressure => {
+            Report::Pressure { gold } => {
                 self.rows_due = true;
                 self.gold_due = true;
+                // A worker's share may be full where those of all together are not.
+                if gold {
+                    (self.next_gold, self.next_endpoints) = (0, 0);
+                }
                 Ok(())
             }
             Report::Failed(error) => self.recover(error).await,

@@ -64,8 +64,10 @@ pub(crate) enum Report {
         partition: u32,
         position: u64,
     },
-    /// Memory is short: commit now.
-    Pressure,
+    /// Memory is short: commit now, `gold` too where it is this worker's share of that.
+    Pressure {
+        gold: bool,
+    },
     Failed(Error),
 }
 
@@ -271,8 +273,11 @@ impl State {
     }
 
     fn pressed(&self) -> bool {
-        self.gauges.uncommitted.load(Ordering::Relaxed) >= self.limits.uncommitted
-            || self.seen.dirty >= self.limits.gold
+        self.gauges.uncommitted.load(Ordering::Relaxed) >= self.limits.uncommitted || self.gold_full()
+    }
+
+    fn gold_full(&self) -> bool {
+        self.seen.dirty >= self.limits.gold
     }
 
     /// Lets a partition do what it may have to wait for the lake for; `None` where it was taken away.
@@ -418,7 +423,7 @@ impl State {
         replace(&self.gauges.dedup, &mut self.seen.dedup, dedup);
         replace(&self.gauges.gold, &mut self.seen.gold, gold);
         if self.pressed() {
-            let _ = self.reports.send(Report::Pressure);
+            let _ = self.reports.send(Report::Pressure { gold: self.gold_full() });
         }
     }
 }

@@ -216,6 +216,38 @@ fn a_second_process_is_fenced() {
     });
 }
 
+/// A worker catches up no further while its share of Gold's memory is full of rows that are not committed, and that
+/// commit may not wait for its time: here it would for an hour.
+#[test]
+fn a_worker_whose_share_of_gold_is_full_is_not_kept_waiting() {
+    let records = records(7, 2_000);
+    let topic = records[0].topic().clone();
+    let store = MemoryStore::new();
+    let pipeline = |faults: Faults| {
+        let mut config = PipelineConfig::default();
+        config.gold_interval = Duration::from_secs(3_600);
+        config.max_gold_interval = config.gold_interval;
+        config.workers = 256;
+        config.max_gold_bytes = 16 << 20;
+        let source = MemorySource::new(topic.clone(), records.clone());
+        let store = Arc::new(FaultyStore::new(store.handle(), faults));
+        Pipeline::builder().source(source).store(store).config(config).build().unwrap()
+    };
+    runtime().block_on(async {
+        // The second commit is Gold's first.
+        let first = pipeline(Faults::new().crash("commit", 1, Fault::Before));
+        first.run(std::future::pending()).await.unwrap_err();
+        for state in store.state(&topic, &[0, 1, 2]).await.unwrap() {
+            assert!(state.position(Table::Silver) > 0);
+            assert_eq!(state.position(Table::UsageMinute), 0);
+        }
+
+        let second = pipeline(Faults::new());
+        let run = tokio::time::timeout(Duration::from_secs(60), second.run(std::future::pending()));
+        assert!(run.await.expect("no waiting for the hour").unwrap().ended);
+    });
+}
+
 /// A run that is asked to stop commits what it has read; the next one goes on there.
 #[test]
 fn a_stopped_run_keeps_what_it_read() {
