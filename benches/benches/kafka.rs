@@ -4,7 +4,7 @@
 //! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS | steady MINUTES]`
 //!
 //! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30). `steady` is that
-//! part alone, and says every minute what the process holds: its memory, the ids that deduplication must hold (those of the last
+//! part alone, and says every minute what the process holds: its memory (the median of the minute), the ids that deduplication must hold (those of the last
 //! hour of event time), and the memory that came with each since the minute before.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
@@ -180,6 +180,8 @@ struct Minutes {
     /// Ids that came with each minute of event time, the newest last, and that minute.
     ids: VecDeque<(i64, u64)>,
     next: f64,
+    /// What was resident at each look of this minute, in MiB: a commit takes some for a moment.
+    resident: Vec<f64>,
     before: Option<(f64, u64)>,
     /// What the process says that it holds.
     held: Arc<Mutex<String>>,
@@ -190,7 +192,7 @@ impl Minutes {
         println!(
             "| minute | events | ids, million | resident MiB | MiB more | bytes an id more | it says that it holds | CPU s |\n|--:|--:|--:|--:|--:|--:|--:|--:|"
         );
-        Self { ids: VecDeque::new(), next: 60.0, before: None, held: Arc::default() }
+        Self { ids: VecDeque::new(), next: 60.0, resident: Vec::new(), before: None, held: Arc::default() }
     }
 
     /// Reads what the process says, to its end.
@@ -218,19 +220,23 @@ impl Minutes {
     }
 
     fn tell(&mut self, since: f64, events: u64, used: Usage) {
+        self.resident.push(used.resident_mib);
         if since < self.next {
             return;
         }
+        self.resident.sort_by(f64::total_cmp);
+        let resident = self.resident[self.resident.len() / 2];
+        self.resident.clear();
         let ids: u64 = self.ids.iter().map(|(_, count)| count).sum();
-        let (mib, ids_before) = self.before.replace((used.resident_mib, ids)).unwrap_or_default();
-        let more = used.resident_mib - mib;
+        let (mib, ids_before) = self.before.replace((resident, ids)).unwrap_or_default();
+        let more = resident - mib;
         let each =
             if ids > ids_before { format!("{:.0}", more * 1_048_576.0 / (ids - ids_before) as f64) } else { "".into() };
         println!(
             "| {:.0} | {events} | {:.2} | {:.0} | {more:+.0} | {each} | {} | {:.1} |",
             self.next / 60.0,
             ids as f64 / 1e6,
-            used.resident_mib,
+            resident,
             self.held.lock().expect("no listener panics"),
             used.cpu
         );

@@ -28,21 +28,13 @@ struct Running {
 
 impl Running {
     /// The pipeline, and traffic of `rate` events a second of event time for it.
-    fn start(events: u64, rate: u64, commit_interval: &str) -> Self {
+    fn start(events: u64, rate: u64, options: &[&str]) -> Self {
         touch_memory();
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = pipeline()
-            .args([
-                "run",
-                "--quiet",
-                "--input",
-                "-",
-                "--format",
-                "events",
-                "--commit-interval",
-                commit_interval,
-                "--lake",
-            ])
+            .args(["run", "--quiet", "--input", "-", "--format", "events"])
+            .args(options)
+            .arg("--lake")
             .arg(folder.path().join("lake"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -77,16 +69,15 @@ impl Running {
     }
 }
 
-/// Milliseconds of processor that a commit's tenth of a second takes, by hundreds of commits.
-fn paced() {
+/// Milliseconds of processor that a commit's tenth of a second takes, by thousands of commits.
+fn paced(filled: u64, what: &str, options: &[&str]) {
     const RATE: u64 = 5_000;
     const COMMITS: u64 = 6_000;
-    // Of event time, handed over before.
-    const FILLED: u64 = 48 * 60 * RATE;
-    // So many commits to a line of the table; what was still on its way at first is in none.
+    // What is measured at a time; what is on its way at first is in none.
     const SPAN: u64 = 100;
-    let mut running = Running::start(FILLED + (COMMITS + 3 * SPAN) * RATE / 10, RATE, "100ms");
-    running.send(FILLED);
+    let options = [&["--commit-interval", "100ms"], options].concat();
+    let mut running = Running::start(filled * RATE + (COMMITS + 3 * SPAN) * RATE / 10, RATE, &options);
+    running.send(filled * RATE);
     let (begun, mut before) = (running.seconds(), running.cpu());
     let mut spans = Vec::new();
     for tenth in 0..COMMITS + 3 * SPAN {
@@ -101,28 +92,27 @@ fn paced() {
         running.send(RATE / 10);
     }
     running.finish();
+    println!("{RATE} events/s, --commit-interval 100ms, {what}: ms of processor a commit, by hundreds of commits\n");
+    println!("| commits | mean | median | least | most |\n|---|--:|--:|--:|--:|");
     // The first is nothing yet, the next two have what was still on its way.
-    let spans = &spans[3..];
-    println!("{RATE} events/s, --commit-interval 100ms, {COMMITS} commits: processor a commit, means of {SPAN}\n");
-    println!("| commits | ms |\n|---|--:|");
-    for (i, ms) in spans.iter().enumerate().filter(|(i, _)| i % 6 == 0 || i + 1 == spans.len()) {
-        println!("| {} to {} | {ms:.1} |", (i as u64 + 1) * SPAN, (i as u64 + 2) * SPAN);
-    }
-    // What else the machine does moves a span by a half: the middle of ten.
-    let middle = |spans: &[f64]| {
-        let mut spans = spans.to_vec();
-        spans.sort_by(f64::total_cmp);
-        spans[spans.len() / 2]
-    };
-    let (first, last) = (middle(&spans[..10]), middle(&spans[spans.len() - 10..]));
-    println!("\nmedian of the first ten hundreds {first:.1}, of the last ten {last:.1}: {:.2}\n", last / first);
+    let thousands: Vec<f64> = (1..)
+        .zip(spans[3..].chunks_mut(10))
+        .map(|(thousand, spans)| {
+            let mean = spans.iter().sum::<f64>() / spans.len() as f64;
+            spans.sort_by(f64::total_cmp);
+            let (least, median, most) = (spans[0], spans[spans.len() / 2], spans[spans.len() - 1]);
+            println!("| the {thousand}. thousand | {mean:.1} | {median:.1} | {least:.1} | {most:.1} |");
+            mean
+        })
+        .collect();
+    println!("\nmean of the last thousand / of the first: {:.2}\n", thousands[thousands.len() - 1] / thousands[0]);
 }
 
 /// Seconds that each hour of events takes.
 fn hours() {
     const RATE: u64 = 500;
     const HOUR: u64 = RATE * 3_600;
-    let mut running = Running::start(4 * HOUR, RATE, "10s");
+    let mut running = Running::start(4 * HOUR, RATE, &["--commit-interval", "10s"]);
     println!("| hour of event time ({RATE} events/s) | seconds | of processors |\n|---|--:|--:|");
     let mut hours = Vec::new();
     for hour in 1..=4 {
@@ -138,14 +128,18 @@ fn hours() {
 
 fn main() {
     let wanted = |name: &str| {
-        let mut named = std::env::args().filter(|arg| ["paced", "hours"].contains(&arg.as_str())).peekable();
+        let mut named = std::env::args().filter(|arg| ["hours", "rows", "paced"].contains(&arg.as_str())).peekable();
         named.peek().is_none() || named.any(|arg| arg == name)
     };
     heading();
     if wanted("hours") {
         hours();
     }
+    if wanted("rows") {
+        // No Gold is due, nor does it fill its memory, before the end.
+        paced(0, "Bronze and Silver only", &["--gold-interval", "30m", "--max-gold-bytes", "2GiB"]);
+    }
     if wanted("paced") {
-        paced();
+        paced(48 * 60, "all layers, from minute 48 of an hour on", &[]);
     }
 }

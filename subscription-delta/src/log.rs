@@ -517,7 +517,7 @@ impl TableLog {
     /// Sums the log up, beside the commits, when enough of them have come since the last time.
     fn checkpoint_when_due(&self, snapshot: &mut Snapshot) {
         // The work of a checkpoint grows with the files; the wait between two grows along.
-        let interval = self.checkpoint_interval.max(snapshot.files.len() as u64 / 100);
+        let interval = self.checkpoint_interval.max(snapshot.files.len() as u64 / 50);
         if snapshot.version < snapshot.checkpoint.unwrap_or_default() + interval
             || self.checkpointing.swap(true, Ordering::AcqRel)
         {
