@@ -6,7 +6,8 @@
 //!   is admitted more than its limit, nor denied below it. The plan's policy is `closed`, so that a decision that missed its
 //!   deadline is an answer of its own and told apart. Requests are sent by the clock, and times are from when they were due.
 //! * `overhead [requests]` (20,000): one request after the other, the ways taking turns: the bare service, the same with
-//!   the layer around it, and both through the binary as a proxy.
+//!   the layer around it, and both through the binary as a proxy. Then all that again with processors that are kept awake, as
+//!   those of a server under load are: one that has gone to sleep takes longer to wake than most of what is measured.
 //!
 //! Without any, both.
 
@@ -278,7 +279,42 @@ fn layer(counters: Arc<dyn CounterStore>, events: &Path) -> GatewayLayer {
 /// it does under load. Turns of one request measured five cold caches.
 const TURN: u64 = 100;
 
+/// Loops that run where nothing else wants to, and end with the value.
+struct Awake(Vec<Child>);
+
+impl Awake {
+    /// One a processor; `None` where there is no `chrt` (util-linux).
+    fn keep() -> Option<Self> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut awake = Self(Vec::new());
+        for _ in 0..processors {
+            let mut looping = Command::new("chrt");
+            awake.0.push(looping.args(["--idle", "0", "sh", "-c", "while :; do :; done"]).spawn().ok()?);
+        }
+        Some(awake)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 fn overhead(requests: u64) {
+    println!("## processors as they are\n");
+    measure_overhead(requests);
+    println!("\n## processors kept awake\n");
+    match Awake::keep() {
+        Some(_awake) => measure_overhead(requests),
+        None => println!("not measured: it takes `chrt`, of util-linux"),
+    }
+}
+
+fn measure_overhead(requests: u64) {
     let Some(redis) = Servers::up(&[]) else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("plans.toml"), plans(1_000_000_000)).expect("a file");
