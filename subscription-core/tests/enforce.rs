@@ -284,6 +284,18 @@ fn scopes_have_shares_and_debts_too() {
     assert_eq!((all.store.counters.counters("acme").minute.live, gateway.stats().added), (7, 5));
 }
 
+/// More than one gateway's share of a limit is not more than the limit: to come back later is no mistake.
+#[test]
+fn what_is_above_a_share_is_not_above_the_limit() {
+    let all = gateways(10, None);
+    all.store.down.store(true, Ordering::Relaxed);
+    let limits = limits(60, WindowAlgorithm::Fixed);
+    let denied = ask(&all.gateways[0], "acme", limits, 10, FailurePolicy::Local).decision;
+    assert_eq!((denied.reason, denied.retry_after_seconds, denied.limit), (Reason::StoreUnavailable, Some(1), 60));
+    let never = ask(&all.gateways[0], "acme", limits, 61, FailurePolicy::Local).decision;
+    assert_eq!((never.allowed, never.reason, never.retry_after_seconds), (false, Reason::CostAboveLimit, None));
+}
+
 #[test]
 fn one_tenants_broken_counters_are_no_failure_of_the_store() {
     let all = gateways(1, None);

@@ -17,7 +17,7 @@ use crate::answer::{self, Refusal};
 use crate::body::GatewayBody;
 use crate::identity::{Identity, Principal};
 use crate::layer::Gateway;
-use crate::usage::{Origin, Usage, is_tenant_id};
+use crate::usage::{Origin, Usage, is_api_key_id, is_tenant_id};
 
 /// A service behind a gateway; see [`GatewayLayer`](crate::GatewayLayer).
 #[derive(Clone)]
@@ -62,8 +62,15 @@ where
             let Decided { outcome, limits, scope, usage } = decided;
             let decision = outcome.decision;
             let mut response = if decision.allowed || gateway.shadow {
-                let response = inner.call(Request::from_parts(parts, body)).await?;
-                let status = response.status().as_u16();
+                let unanswered = Unanswered(usage);
+                let response = match inner.call(Request::from_parts(parts, body)).await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        unanswered.failed();
+                        return Err(error);
+                    }
+                };
+                let (status, usage) = (response.status().as_u16(), unanswered.answered());
                 response.map(|body| GatewayBody::service(body, usage, status))
             } else {
                 answer::denied(&parts, &decision, usage)
@@ -71,6 +78,30 @@ where
             answer::add_headers(response.headers_mut(), &decision, &limits, scope);
             Ok(response)
         })
+    }
+}
+
+/// A request that was let through, and counted, and has no answer yet. Reported where it never has one, as the service may have
+/// done its work: with status 499 where the client goes away (as nginx has it), with 500 where the service fails.
+struct Unanswered(Option<Usage>);
+
+impl Unanswered {
+    fn answered(mut self) -> Option<Usage> {
+        self.0.take()
+    }
+
+    fn failed(mut self) {
+        if let Some(usage) = self.0.take() {
+            usage.report(500, 0);
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(usage) = self.0.take() {
+            usage.report(if std::thread::panicking() { 500 } else { 499 }, 0);
+        }
     }
 }
 
@@ -102,7 +133,7 @@ impl Gateway {
         };
         let route = self.route(request);
         let cost = self.costs.get(&route).copied().unwrap_or(1);
-        let usage = |at| {
+        let usage = |at, cost| {
             let emitter = self.emitter.clone()?;
             let origin = Origin::of(request, self.client_address(request));
             let rates = self.velocity.count(&principal.tenant_id, at);
@@ -111,7 +142,8 @@ impl Gateway {
         };
         let now = self.clock.now();
         if suspended {
-            return refuse(Refusal::Suspended, usage(now));
+            // It takes nothing of the limits of others of its tenant.
+            return refuse(Refusal::Suspended, usage(now, 0));
         }
         let Some(plan) = self.plan(&principal, now) else { return refuse(Refusal::Misconfigured, None) };
 
@@ -147,14 +179,18 @@ impl Gateway {
 
         let (scope, limits) =
             scope.and_then(|place| narrower.get(place)).map_or(("", limits), |(name, _, limits)| (*name, *limits));
-        Ok(Decided { limits, scope, usage: usage(at), outcome })
+        Ok(Decided { limits, scope, usage: usage(at, cost), outcome })
     }
 
     /// The principal's plan; `None`, and a line in the log, where the operator has made a mistake.
     fn plan(&self, principal: &Principal, now: Timestamp) -> Option<Plan> {
         let Principal { tenant_id, plan: name, .. } = principal;
-        if !is_tenant_id(tenant_id) {
-            tracing::error!("subscription.tenant_id" = ?tenant_id, "an identity names a tenant that no event can have");
+        if !is_tenant_id(tenant_id) || !is_api_key_id(&principal.api_key_id) {
+            tracing::error!(
+                "subscription.tenant_id" = ?tenant_id,
+                "subscription.api_key_id" = ?principal.api_key_id,
+                "an identity names a tenant or a key that no event can have"
+            );
             return None;
         }
         let plan = self.catalog().plan(tenant_id, name, now);

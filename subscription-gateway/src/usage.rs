@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::identity::Principal;
 use crate::velocity::Rates;
 
-/// What is known of a request once it was decided; dropped without an answer it tells nothing.
+/// What is known of a request once it was decided.
 pub(crate) struct Usage {
     pub(crate) emitter: Arc<dyn EventEmitter>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -68,13 +68,14 @@ impl Usage {
             .event_timestamp(self.at)
             .tenant_id(self.principal.tenant_id.as_str())
             .api_key_id(self.principal.api_key_id.as_str())
-            .endpoint(self.route.as_str())
+            .endpoint(if self.route.starts_with('/') { self.route.clone() } else { format!("/{}", self.route) })
             .http_method(self.method)
-            .response_status_code(status)
+            // HTTP has no others; a service can send what it likes.
+            .response_status_code(status.clamp(100, 599))
             .response_time_ms((nanos as f64 / 1e6).min(86_400_000.0))
             .subscription_plan(self.principal.plan.as_str())
             .response_size_bytes(i64::try_from(response_bytes).unwrap_or(i64::MAX).min(1 << 40))
-            .quota_cost(i64::from(self.cost))
+            .quota_cost(i64::from(self.cost).min(MOST_COST))
             .velocity_last_1min(self.rates.minute)
             .velocity_last_5min(self.rates.five_minutes)
             .velocity_last_1hour(self.rates.hour);
@@ -111,6 +112,14 @@ impl Usage {
         ];
         metrics::histogram!("http.server.request.duration", &labels).record(nanos as f64 / 1e9);
     }
+}
+
+/// The most that a usage event takes for a cost; no limit is above it by so much that it mattered.
+const MOST_COST: i64 = 1_000_000_000;
+
+/// What a usage event takes for a key's id.
+pub(crate) fn is_api_key_id(id: &str) -> bool {
+    (1..=128).contains(&id.chars().count())
 }
 
 /// What a usage event takes for a tenant's id.

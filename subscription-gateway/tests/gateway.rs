@@ -201,6 +201,36 @@ fn the_event_is_there_before_the_last_byte_leaves() {
     assert_eq!(gateway.reported().len(), 1);
 }
 
+/// A service that is called has perhaps done its work, whether or not anybody waits for the answer: it was counted, so it is told.
+#[test]
+fn a_request_without_an_answer_is_reported_once() {
+    let gateway = setup();
+    let request =
+        || Request::get("/v1/items").header("x-api-key", "acme-secret").body(Full::<Bytes>::default()).unwrap();
+    let statuses = || -> Vec<Value> {
+        gateway.reported().into_iter().map(|event| event["response_status_code"].clone()).collect()
+    };
+
+    let silent = tower::service_fn(|_| std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>());
+    let mut call = Box::pin(gateway.layer.layer(silent).oneshot(request()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(call.as_mut().poll(&mut context).is_pending());
+    assert!(statuses().is_empty());
+    drop(call);
+    assert_eq!(statuses(), [499]);
+
+    let failing = tower::service_fn(async |_| Err::<Response<Full<Bytes>>, _>("down"));
+    assert_eq!(block_on(gateway.layer.layer(failing).oneshot(request())).unwrap_err(), "down");
+    assert_eq!(statuses(), [500]);
+
+    let odd = tower::service_fn(async |_| {
+        Ok::<_, Infallible>(Response::builder().status(799).body(Full::<Bytes>::default()).unwrap())
+    });
+    assert_eq!(block_on(gateway.layer.layer(odd).oneshot(request())).unwrap().status(), 799);
+    assert_eq!(statuses(), [599], "the last that an event can tell");
+    assert_eq!(gateway.counters.counters("acme").minute.live, 3);
+}
+
 #[test]
 fn nobody_else_s_identity_can_be_chosen() {
     let gateway = setup();
@@ -221,6 +251,7 @@ fn nobody_else_s_identity_can_be_chosen() {
     assert_eq!(response.status(), 403);
     let [event] = &gateway.reported()[..] else { panic!("one event") };
     assert_eq!((&event["tenant_id"], &event["response_status_code"]), (&"gone".into(), &403.into()));
+    assert_eq!(event["quota_cost"], 0, "its tenant's limits are those of keys that may ask");
     assert!(gateway.counters.is_empty());
 }
 
@@ -289,6 +320,9 @@ fn what_the_operator_got_wrong_is_no_panic() {
         assert_eq!(gateway.get("/", "any").status(), 500);
         assert!(gateway.counters.is_empty() && gateway.reported().is_empty());
     }
+    let nameless =
+        setup_with(|_: &Parts| Identity::Known(Arc::new(Principal::new("acme", "", "free"))), |builder| builder);
+    assert_eq!(nameless.get("/", "any").status(), 500, "a key that no event can have");
     let request = Request::builder().method("BREW").uri("/").header("x-api-key", "acme-secret");
     assert_eq!(gateway.send(request.body(Full::default()).unwrap()).status(), 501);
     let away = setup_with(|_: &Parts| Identity::Unavailable, |builder| builder);

@@ -246,7 +246,9 @@ impl Connection {
                     let mut connection = self.clone();
                     async move { connection.run(call).await }
                 };
-                futures::future::try_join_all(calls.iter().map(run)).await.map(|_| ())
+                // Each to its end: one node that fails takes nothing from the others.
+                let answers = futures::future::join_all(calls.iter().map(run)).await;
+                answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
             }
         }
     }

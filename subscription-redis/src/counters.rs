@@ -119,10 +119,12 @@ impl RedisCounters {
     /// Runs the check for the minute in which the deciding clock stands.
     async fn check(&self, tenant: &str, rest: &Rest<'_>, deadline: Duration) -> Result<(bool, Answer)> {
         let at = rest.at.or_else(|| self.callers.as_ref().map(|clock| clock.now()));
+        let asked = self.own.monotonic_nanos();
+        let left = || deadline.saturating_sub(Duration::from_nanos(self.own.monotonic_nanos().saturating_sub(asked)));
         // A wrong guess has no effect but to tell the time. Twice in a row it is only wrong if the clock is moved.
         for _ in 0..3 {
             let guess = at.unwrap_or_else(|| self.server_time());
-            let answer = self.run(&rest.call(&self.prefix, tenant, at, guess), deadline).await?;
+            let answer = self.run(&rest.call(&self.prefix, tenant, at, guess), left()).await?;
             let [status, now, counters @ ..] = &*answer else { return Err(malformed(&answer)) };
             let now = Timestamp::from_millis(*now);
             if at.is_none() {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::{HeaderMap, Request, Response, StatusCode, Uri};
@@ -49,6 +49,10 @@ impl Upstream {
         *request.version_mut() = hyper::Version::HTTP_11;
         drop_connection_headers(request.headers_mut());
         request.headers_mut().remove(HOST);
+        if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            // Else the client takes a GET for one without a body.
+            request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         Ok(match self.client.request(request).await {
             Ok(mut response) => {
                 drop_connection_headers(response.headers_mut());

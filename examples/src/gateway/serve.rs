@@ -13,6 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use subscription_core::Result;
 use subscription_gateway::{GatewayLayer, PeerAddress};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt as _, service_fn};
 
 use super::cannot;
@@ -45,7 +46,7 @@ pub(crate) async fn serve(
     let service = layer.layer(service);
     let mut server = Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new());
-    let connections = GracefulShutdown::new();
+    let (connections, mut tasks) = (GracefulShutdown::new(), JoinSet::new());
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
@@ -72,11 +73,14 @@ pub(crate) async fn serve(
         let connection = server.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = connections.watch(connection);
         // A client that goes away is no news.
-        tokio::spawn(async move { drop(connection.await) });
+        tasks.spawn(async move { drop(connection.await) });
+        while tasks.try_join_next().is_some() {}
     }
     drop(listener);
     if tokio::time::timeout(DRAIN, connections.shutdown()).await.is_err() {
         eprintln!("warning: some requests did not end within {DRAIN:?} and were cut off");
     }
+    // What is cut off is reported as its task ends: before the emitter is closed.
+    tasks.shutdown().await;
     Ok(())
 }

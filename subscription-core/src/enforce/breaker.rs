@@ -29,8 +29,9 @@ impl Breaker {
 
     /// A call had an answer; says whether that closed the breaker.
     pub(super) fn succeeded(&self) -> bool {
-        // Nearly always nothing is written, so that threads share the line.
-        if self.failures.load(Ordering::Relaxed) == 0 {
+        // Nearly always nothing is written, so that threads share the line. A breaker may be open without failures: where the one
+        // that opened it was overtaken by a success.
+        if self.failures.load(Ordering::Relaxed) == 0 && !self.is_open() {
             return false;
         }
         self.failures.store(0, Ordering::Relaxed);
@@ -68,5 +69,14 @@ mod tests {
         assert!(breaker.lets_pass(220, 100), "the next, though nothing was heard of the first");
         assert!(breaker.succeeded() && !breaker.is_open());
         assert!(breaker.lets_pass(221, 100));
+    }
+
+    /// The last of a row of failures is counted, a success forgets them, and only then the failure opens the breaker.
+    #[test]
+    fn a_success_closes_it_though_no_failure_is_counted() {
+        let breaker = Breaker::default();
+        breaker.next_probe.store(100, Ordering::Release);
+        assert!(breaker.is_open() && breaker.lets_pass(100, 100));
+        assert!(breaker.succeeded() && !breaker.is_open());
     }
 }

@@ -278,7 +278,13 @@ impl Enforcer {
             .collect();
         let limits = share(&check.limits, self.config.replicas);
         let decision = match policy {
-            FailurePolicy::Local => self.own.decide_scopes(check.tenant, &limits, &scopes, check.cost, now),
+            FailurePolicy::Local => match self.own.decide_scopes(check.tenant, &limits, &scopes, check.cost, now) {
+                // More than this gateway's share as a whole, but not than the limit: the store may allow it.
+                decision if decision.reason == Reason::CostAboveLimit && fits(check, now) => {
+                    unavailable(&check.limits, now, false)
+                }
+                decision => decision,
+            },
             FailurePolicy::Open => unavailable(&check.limits, now, true),
             FailurePolicy::Closed => unavailable(&check.limits, now, false),
         };
@@ -372,6 +378,12 @@ fn share(limits: &Limits, replicas: u32) -> Limits {
     let part = |limit: i64| limit / i64::from(replicas);
     let Limits { per_minute, per_hour, per_month, window } = *limits;
     Limits { per_minute: part(per_minute), per_hour: part(per_hour), per_month: part(per_month), window }
+}
+
+/// Whether the request costs no more than each of its limits as a whole.
+fn fits(check: &Check<'_>, now: Timestamp) -> bool {
+    let fits = |limits| crate::limit::decide(limits, &Default::default(), check.cost, now).allowed;
+    fits(&check.limits) && check.scopes.iter().all(|scope| fits(&scope.limits))
 }
 
 /// The answer where nobody counts.
