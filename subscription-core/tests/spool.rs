@@ -214,6 +214,26 @@ fn room_comes_back_with_what_is_acknowledged() {
     }
 }
 
+/// A file that cannot be removed now goes later, and takes none of those after it with it.
+#[test]
+fn files_that_could_not_be_removed_go_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut spool, mut reader) = open(small(folder.path()));
+    for n in 0..20 {
+        spool.append(&record(n)).unwrap();
+    }
+    drain(&mut reader);
+    let second = folder.path().join(&files(folder.path())[1]);
+    fs::remove_file(&second).unwrap();
+    fs::create_dir(&second).unwrap();
+    reader.acknowledge(20);
+    reader.tidy().unwrap_err();
+    assert!(spool.bytes() > 0 && files(folder.path()).len() > 2);
+    fs::remove_dir(&second).unwrap();
+    reader.tidy().unwrap();
+    assert_eq!(files(folder.path()).len(), 1, "the one that is being written");
+}
+
 #[test]
 fn an_unreadable_acknowledgement_costs_copies_only() {
     let folder = tempfile::tempdir().unwrap();

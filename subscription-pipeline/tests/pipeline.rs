@@ -234,13 +234,12 @@ fn a_worker_whose_share_of_gold_is_full_is_not_kept_waiting() {
         Pipeline::builder().source(source).store(store).config(config).build().unwrap()
     };
     runtime().block_on(async {
-        // The second commit is Gold's first.
+        // The first commit is of rows, of one partition at least.
         let first = pipeline(Faults::new().crash("commit", 1, Fault::Before));
         first.run(std::future::pending()).await.unwrap_err();
-        for state in store.state(&topic, &[0, 1, 2]).await.unwrap() {
-            assert!(state.position(Table::Silver) > 0);
-            assert_eq!(state.position(Table::UsageMinute), 0);
-        }
+        let states = store.state(&topic, &[0, 1, 2]).await.unwrap();
+        assert!(states.iter().any(|state| state.position(Table::Silver) > 0));
+        assert!(states.iter().all(|state| state.position(Table::UsageMinute) == 0));
 
         let second = pipeline(Faults::new());
         let run = tokio::time::timeout(Duration::from_secs(60), second.run(std::future::pending()));

@@ -152,15 +152,21 @@ impl Shared {
     pub(super) fn remove_before(&self, number: u64) -> Result<()> {
         let mut index = self.index();
         let gone = index.segments.windows(2).take_while(|pair| pair[1].first <= number).count();
-        for segment in index.segments.drain(..gone).collect::<Vec<_>>() {
-            index.bytes -= segment.bytes;
+        for _ in 0..gone {
+            let segment = index.segments[0];
             let path = segment::path(&self.folder, segment.first);
             let removed = if segment.damaged {
                 std::fs::rename(&path, path.with_extension("damaged"))
             } else {
                 std::fs::remove_file(&path)
             };
-            removed.map_err(|error| failed("remove a file from", &self.folder, error))?;
+            // What fails is tried again with the next call, as the segment stays in the index.
+            match removed {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| failed("remove a file from", &self.folder, error))?,
+            }
+            index.bytes -= segment.bytes;
+            index.segments.remove(0);
         }
         Ok(())
     }
