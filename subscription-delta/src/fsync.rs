@@ -104,6 +104,10 @@ impl DurableStore {
             // If it stays, it is a file that nobody sees.
             let _ = fs::remove_file(&aside);
         }
+        if placed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            // Who is told so goes by what is there: it has to be there after a power cut too.
+            self.flush_folder(folder)?;
+        }
         placed?;
         self.done(Step::Named, path);
         self.flush_folder(folder)
@@ -418,12 +422,15 @@ mod tests {
     #[tokio::test]
     async fn a_new_file_never_replaces_one() {
         let dir = tempfile::tempdir().unwrap();
-        let store = DurableStore::new(dir.path());
+        let (store, steps) = watched(dir.path());
         let path = Path::from_absolute_path(dir.path().join("log/1.json")).unwrap();
         let create = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         store.put_opts(&path, "first".into(), create()).await.unwrap();
+        steps.lock().unwrap().clear();
         let error = store.put_opts(&path, "second".into(), create()).await.unwrap_err();
         assert!(matches!(error, Error::AlreadyExists { .. }), "{error:?}");
+        let flushed = (Step::FlushedFolder, dir.path().join("log"));
+        assert_eq!(steps.lock().unwrap().last(), Some(&flushed), "what is there stays there");
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "first");
     }
 

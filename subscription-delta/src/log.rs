@@ -220,7 +220,13 @@ impl TableLog {
             }
             let (entry, actions) = self.entry(snapshot, change)?;
             let (at, seen) = (snapshot.version + 1, snapshot.seen);
-            let put = self.store.write_commit_entry(at, CommitOrBytes::LogBytes(entry.clone()), Uuid::new_v4()).await;
+            let write = || self.store.write_commit_entry(at, CommitOrBytes::LogBytes(entry.clone()), Uuid::new_v4());
+            let mut put = write().await;
+            let exists = |error: &TransactionError| matches!(error, TransactionError::VersionAlreadyExists(_));
+            if put.as_ref().is_err_and(|error| !exists(error)) && self.is_at(at, &entry).await {
+                // It is there, but perhaps not on the disk, as flushing is what can fail last: that "already exists" says.
+                put = write().await;
+            }
             match put {
                 Ok(()) if self.stale(seen) => {
                     // Asleep between the look at the log and the put: the entry may lie where nobody reads.
@@ -238,11 +244,19 @@ impl TableLog {
                 }
                 Err(error) => {
                     // Whatever was answered, the log says what happened.
-                    let exists = matches!(error, TransactionError::VersionAlreadyExists(_));
+                    let exists = exists(&error);
                     match self.read_entry(at).await {
-                        Ok(Some(bytes)) if bytes == entry => {
+                        Ok(Some(bytes)) if bytes == entry && exists => {
                             self.apply(snapshot, at, actions)?;
                             return Ok(Standing::Before);
+                        }
+                        // Not the error's own kind: who hears that the disk is full takes the entry for not made.
+                        Ok(Some(bytes)) if bytes == entry => {
+                            return Err(Error::new(ErrorKind::Unavailable, "a log entry may not be on the disk")
+                                .with("table", self.table.name())
+                                .with("path", self.entry_path(at))
+                                .with_source(error)
+                                .retryable());
                         }
                         // The look at the later entries compares again.
                         Ok(Some(_)) => self.refresh(&mut slot).await?,
@@ -256,6 +270,10 @@ impl TableLog {
                 }
             }
         }
+    }
+
+    async fn is_at(&self, at: u64, entry: &Bytes) -> bool {
+        matches!(self.read_entry(at).await, Ok(Some(bytes)) if bytes == *entry)
     }
 
     fn compare(&self, snapshot: &Snapshot, change: &Change) -> Result<Standing> {

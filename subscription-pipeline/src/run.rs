@@ -12,6 +12,7 @@ use subscription_core::{
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::begin::Postponed;
 use crate::commit::{Committer, GoldDone, GoldPart, ROW_TABLES, RowsDone, Standing};
@@ -66,6 +67,8 @@ pub(crate) struct Run {
     next_endpoints: u64,
     read: u64,
     durable: u64,
+    /// How often the source was asked for its partitions anew.
+    fenced: u64,
     /// To be told what tenants have used, and the task that tells the counter store.
     floors: Option<Floors>,
     telling: Option<JoinHandle<()>>,
@@ -132,6 +135,7 @@ impl Run {
             next_endpoints: started + nanos(config.gold_interval.max(config.commit_interval)),
             read: 0,
             durable: 0,
+            fenced: 0,
             floors,
             telling,
             config,
@@ -251,9 +255,7 @@ impl Run {
             SourceEvent::Records(batch) => self.hand_out(batch)?,
             SourceEvent::Revoked { partitions, deadline } => {
                 // Past the deadline the partitions go uncommitted: their next owner reads those records again.
-                if let Ok(done) = tokio::time::timeout(deadline, self.commit_all()).await {
-                    done?;
-                }
+                self.commit_until(Some(Instant::now() + deadline)).await?;
                 self.drop_partitions(&partitions).await;
                 self.source.release(&partitions).await?;
                 self.events.send(PipelineEvent::Released { partitions });
@@ -276,6 +278,13 @@ impl Run {
             // The source knows how many there are by now, or nearly so.
             let is = self.source.identity().await.map_or(0, |identity| identity.partitions).max(last + 1);
             return Err(settings::more_partitions(self.partitions, is).with("topic", &self.committer.topic));
+        }
+        // A partition that comes back may have a commit of this process under way: it begins where that ends.
+        let fenced = self.fenced;
+        self.settle().await?;
+        if self.fenced > fenced {
+            // The source was asked for its partitions anew meanwhile.
+            return Ok(());
         }
         let (store, topic) = (self.committer.store.clone(), self.committer.topic.clone());
         let read = || store.state(&topic, &assigned);
@@ -355,7 +364,8 @@ impl Run {
 
     /// Starts the commits that are due and that no running one stands in the way of.
     fn cut_if_due(&mut self) {
-        if self.rows.is_some() {
+        // Without partitions there is nothing to cut, though something may still be due.
+        if self.rows.is_some() || self.owned.is_empty() {
             return;
         }
         let now = self.committer.clock.monotonic_nanos();
@@ -494,32 +504,49 @@ impl Run {
     /// Commits all that was handed out so far, Gold too. As nothing else is to be done, the next part of Gold is cut while one is
     /// committed. (Done all the time, it made half as many commits more of 500,000 tenants.)
     pub(crate) async fn commit_all(&mut self) -> Result<()> {
-        self.settle().await?;
-        self.cut(GoldCut::First(&Table::GOLD));
-        self.wait_while(|run| run.rows.is_some()).await?;
-        while self.gold_left {
-            self.cut(GoldCut::NextAtEnd);
-            self.wait_while(|run| run.rows.is_some() || run.gold_next.is_some()).await?;
+        self.commit_until(None).await.map(|_| ())
+    }
+
+    /// As [`Run::commit_all`]; `false` where the deadline came first.
+    async fn commit_until(&mut self, deadline: Option<Instant>) -> Result<bool> {
+        let settled = |run: &Self| run.rows.is_none() && run.gold.is_none();
+        if !self.wait_until(settled, deadline).await? {
+            return Ok(false);
         }
-        self.settle().await
+        self.cut(GoldCut::First(&Table::GOLD));
+        let mut done = self.wait_until(|run| run.rows.is_none(), deadline).await?;
+        while done && self.gold_left {
+            self.cut(GoldCut::NextAtEnd);
+            done = self.wait_until(|run| run.rows.is_none() && run.gold_next.is_none(), deadline).await?;
+        }
+        Ok(done && self.wait_until(settled, deadline).await?)
     }
 
     /// Waits for the commits that are under way.
     async fn settle(&mut self) -> Result<()> {
-        self.wait_while(|run| run.rows.is_some() || run.gold.is_some()).await
+        self.wait_until(|run| run.rows.is_none() && run.gold.is_none(), None).await.map(|_| ())
     }
 
-    async fn wait_while(&mut self, under_way: impl Fn(&Self) -> bool) -> Result<()> {
-        while under_way(self) {
+    /// Takes what comes of commits and workers; `false` where the deadline came first. What is begun to be taken is taken to its
+    /// end, deadline or not: half of it would be lost.
+    async fn wait_until(&mut self, done: impl Fn(&Self) -> bool, deadline: Option<Instant>) -> Result<bool> {
+        while !done(self) {
+            let passed = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
+                () = passed => return Ok(false),
                 // A partition that caught up meanwhile is told so once.
                 Some(report) = self.reports.recv() => self.take_report(report).await?,
                 done = joined(&mut self.rows) => { self.rows = None; self.rows_done(done).await?; }
                 done = joined(&mut self.gold) => { self.gold = None; self.gold_done(done).await?; }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn finish(mut self, ended: bool) -> Result<RunReport> {
@@ -557,6 +584,7 @@ impl Run {
             return Err(error);
         }
         self.events.send(PipelineEvent::Fenced { error: format!("{error:?}") });
+        self.fenced += 1;
         self.drop_all()
     }
 
@@ -651,6 +679,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use subscription_core::testkit::faults::{Fault, Faults, FaultyStore};
     use subscription_core::testkit::samples;
     use subscription_core::{
         Commit, MemorySource, MemoryStore, SourceIdentity, TableCommit, TableSpan, TableStore as _,
@@ -701,6 +730,33 @@ mod tests {
         let admitted = vec![Arc::new(admitted)];
         let commit = Commit { topic: "usage".into(), tables, admitted, ranges: Vec::new() };
         store.handle().commit(Arc::new(commit)).await.expect("a commit");
+    }
+
+    /// A partition that was given away past the deadline, and comes back while its commit is still tried, begins where that ends.
+    #[test]
+    fn a_partition_that_comes_back_begins_where_the_commit_under_way_ends() {
+        crate::runtime().expect("a runtime").block_on(async {
+            let records = samples::admitted("usage", 0, 0).records.clone();
+            let faults = Faults::new().fail("commit", 0, Fault::Before).fail("commit", 1, Fault::Before);
+            let store = Arc::new(FaultyStore::new(MemoryStore::new(), faults));
+            let source = Group(MemorySource::new("usage", vec![records.clone()]));
+            let pipeline = Pipeline::builder().source(source).store(store).build().expect("a pipeline");
+            let mut run = Run::new(pipeline).expect("a run");
+            run.agree().await.expect("a lake for this source");
+            run.start_workers().expect("workers");
+            run.assign(vec![0]).await.expect("a partition");
+            while run.owned[&0].delivered.is_none() {
+                let report = run.reports.recv().await.expect("a worker");
+                run.take_report(report).await.expect("a partition that begins");
+            }
+            run.hand_out(records.clone()).expect("a partition that takes records");
+            run.cut(GoldCut::None);
+            run.drop_partitions(&[0]).await;
+
+            run.assign(vec![0]).await.expect("the same partition");
+            assert!(run.rows.is_none(), "the commit is done");
+            assert_eq!(run.owned[&0].standing.tables, [records.to(); 4]);
+        });
     }
 
     /// A worker that another process has fenced is gone when a commit asks for its rows. The commit can only say so, and may be heard
