@@ -4,8 +4,8 @@
 //! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS | steady MINUTES]`
 //!
 //! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30). `steady` is that
-//! part alone, and says every minute what the process holds: its memory (the median of the minute), the ids that deduplication must hold (those of the last
-//! hour of event time), and the memory that came with each since the minute before.
+//! part alone, and says every minute what the process holds: its memory (the median of the minute), the ids that deduplication
+//! must hold (those of the last hour of event time), and the memory that came with each since the minute before.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
 mod broker;

@@ -1,11 +1,11 @@
 //! What does not grow with time: the cost of a commit after thousands of others, and that of an hour of events after others.
 //!
-//! `cargo build --release --bins && cargo bench -p subscription-benches --bench long [-- paced|hours]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench long [-- hours|rows|paced]`
 //!
 //! `paced` takes eleven minutes: 48 minutes of event time as fast as they are taken, and then 5,000 events a second, of event
 //! time too, for 6,000 commits of 100 ms. So windows begin and end at the same rate all the time, and the hour's windows are
 //! there from the beginning, as they are on most of a day: what is compared is commits after others, not an hour that
-//! fills. `hours` hands over four hours of event time, 500 events a
+//! fills. `rows`, as long, is the same from an empty lake on and without Gold. `hours` hands over four hours of event time, 500 events a
 //! second, as fast as they are taken. Both through standard input, so what lies between the hand-over and the tables (some
 //! 200 MB at most) is the same at the beginning and at the end of a span.
 
@@ -92,7 +92,7 @@ fn paced(filled: u64, what: &str, options: &[&str]) {
         running.send(RATE / 10);
     }
     running.finish();
-    println!("{RATE} events/s, --commit-interval 100ms, {what}: ms of processor a commit, by hundreds of commits\n");
+    println!("{RATE} events/s, --commit-interval 100ms, {what}: ms of processor a commit, of its hundreds\n");
     println!("| commits | mean | median | least | most |\n|---|--:|--:|--:|--:|");
     // The first is nothing yet, the next two have what was still on its way.
     let thousands: Vec<f64> = (1..)

@@ -19,7 +19,7 @@ use deltalake::logstore::object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use uuid::Uuid;
 
 use crate::group::Group;
@@ -240,18 +240,8 @@ impl ObjectStore for DurableStore {
         self.inner.list(prefix)
     }
 
-    /// A log is listed at each of its checkpoints, for the few entries behind the last one among thousands that are older:
-    /// the names of those are only compared. (The store inside makes a path of each first, escapes and all, and the cost of
-    /// a commit grew with the commits before it.)
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (store, prefix, offset) = (self.inner.clone(), prefix.cloned(), offset.clone());
-        let listed = async move {
-            match files_after(&store, prefix.as_ref(), &offset).await {
-                Some(found) => futures::stream::iter(found.into_iter().map(Ok)).boxed(),
-                None => store.list_with_offset(prefix.as_ref(), &offset),
-            }
-        };
-        futures::stream::once(listed).flatten().boxed()
+        self.inner.list_with_offset(prefix, offset)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -267,48 +257,6 @@ impl ObjectStore for DurableStore {
         self.inner.rename_opts(from, to, options).await?;
         self.flush_at(to).await
     }
-}
-
-/// What lies in the folder `prefix` behind `offset`. `None` where that is no name in this folder, or the folder holds anything but
-/// files with names that need no escape and such as [`DurableStore::write`] puts aside, which nobody sees.
-async fn files_after(store: &LocalFileSystem, prefix: Option<&Path>, offset: &Path) -> Option<Vec<ObjectMeta>> {
-    let (folder, after) = offset.as_ref().rsplit_once('/')?;
-    let location = prefix.filter(|prefix| prefix.as_ref() == folder)?.clone();
-    let (path, after) = (store.path_to_filesystem(&location).ok()?, after.to_owned());
-    tokio::task::spawn_blocking(move || plain_files_after(&path, &location, &after)).await.ok()?.ok()?
-}
-
-fn plain_files_after(folder: &FsPath, location: &Path, after: &str) -> io::Result<Option<Vec<ObjectMeta>>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { return Ok(None) };
-        let (shown, aside) = name.split_once('#').map_or((name, None), |(shown, number)| (shown, Some(number)));
-        let is_plain = shown.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-        let is_number =
-            aside.is_none_or(|number| number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty());
-        if !is_plain || !is_number || !entry.file_type()?.is_file() {
-            return Ok(None);
-        }
-        if aside.is_some() || name <= after {
-            continue;
-        }
-        let metadata = match entry.metadata() {
-            Ok(metadata) => metadata,
-            // It was deleted meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        found.push(ObjectMeta {
-            location: location.clone().join(name),
-            last_modified: metadata.modified()?.into(),
-            size: metadata.len(),
-            e_tag: None,
-            version: None,
-        });
-    }
-    Ok(Some(found))
 }
 
 #[derive(Debug)]
@@ -339,7 +287,6 @@ impl MultipartUpload for Upload {
 #[cfg(test)]
 mod tests {
     use deltalake::logstore::object_store::ObjectStoreExt as _;
-    use futures::TryStreamExt as _;
 
     use super::*;
 
@@ -376,47 +323,6 @@ mod tests {
         assert_eq!(steps.lock().unwrap().len(), 3, "folders that are known are not flushed again");
         assert_eq!(fs::read(&path).unwrap(), b"other");
         assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "nothing is left aside");
-    }
-
-    /// Listing behind a name shows what the store inside shows, whatever else is in the folder.
-    #[tokio::test]
-    async fn listing_behind_a_name_shows_what_is_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DurableStore::new(dir.path());
-        let log = Path::from_absolute_path(dir.path().join("_delta_log")).unwrap();
-        let folder = dir.path().join("_delta_log");
-        let check = async |expected: usize, plain: bool| {
-            let behind = |name: &str| log.clone().join(name);
-            let found = files_after(&store.inner, Some(&log), &behind("00005")).await;
-            assert_eq!(found.map(|found| found.len()), plain.then_some(expected), "without the store inside");
-            for (offset, places) in [(behind("00005"), Some(expected)), (behind(""), None), (behind("zzz"), None)] {
-                let sorted = |mut found: Vec<ObjectMeta>| {
-                    found.sort_by(|a, b| a.location.cmp(&b.location));
-                    let parts = |meta: ObjectMeta| (meta.location, meta.size, meta.last_modified);
-                    found.into_iter().map(parts).collect::<Vec<_>>()
-                };
-                let [own, inside] = [
-                    store.list_with_offset(Some(&log), &offset).try_collect().await.map(sorted),
-                    store.inner.list_with_offset(Some(&log), &offset).try_collect().await.map(sorted),
-                ];
-                let own = own.ok();
-                assert_eq!(own, inside.ok(), "behind {offset}");
-                assert!(places.is_none_or(|places| own.is_some_and(|own| own.len() == places)), "behind {offset}");
-            }
-        };
-        for version in 0..9 {
-            store.put(&log.clone().join(format!("{version:05}.json")), "{}".into()).await.unwrap();
-        }
-        check(4, true).await;
-        fs::write(folder.join("00007.json#12"), "aside").unwrap();
-        check(4, true).await;
-        fs::write(folder.join("00007 é.json"), "a name with escapes").unwrap();
-        check(5, false).await;
-        fs::create_dir(folder.join("_sidecars")).unwrap();
-        fs::write(folder.join("_sidecars/a.parquet"), "below").unwrap();
-        check(6, false).await;
-        fs::remove_dir_all(folder).unwrap();
-        check(0, false).await;
     }
 
     #[tokio::test]

@@ -114,7 +114,7 @@ impl Usage {
     }
 }
 
-/// The most that a usage event takes for a cost; no limit is above it by so much that it mattered.
+/// The most that a usage event takes for a cost.
 const MOST_COST: i64 = 1_000_000_000;
 
 /// What a usage event takes for a key's id.
