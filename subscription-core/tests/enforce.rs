@@ -238,6 +238,41 @@ fn policies_decide_while_the_store_is_down_and_it_is_told_afterwards() {
     assert_eq!(gateway.stats().added, 160, "once");
 }
 
+/// Fewer requests than open a circuit breaker are no reason to send the store what it cannot take.
+#[test]
+fn what_is_owed_waits_for_a_store_that_answers() {
+    let all = gateways(1, None);
+    let gateway = &all.gateways[0];
+    all.store.down.store(true, Ordering::Relaxed);
+    for tenant in ["a", "b"] {
+        let outcome = ask(gateway, tenant, limits(60, WindowAlgorithm::Fixed), 2, FailurePolicy::Local);
+        assert!(outcome.decision.allowed && outcome.error.is_some() && !gateway.is_degraded());
+        block_on(gateway.flush());
+    }
+    all.store.down.store(false, Ordering::Relaxed);
+    all.clock.advance_millis(250);
+    block_on(gateway.flush());
+    assert!(["a", "b"].iter().all(|tenant| all.store.counters.counters(tenant).minute.live == 2));
+    assert_eq!((gateway.stats().added, gateway.stats().maybe_lost), (4, 0));
+}
+
+#[test]
+fn no_share_is_granted_by_an_answer_that_does_not_know_what_was_spent() {
+    let mut near = NearCacheConfig::default();
+    near.share = 0.5;
+    let all = gateways(1, Some(near));
+    let by = || ask(&all.gateways[0], "acme", limits(100, WindowAlgorithm::Fixed), 1, FailurePolicy::Local).by;
+    assert_eq!((by(), by()), (DecidedBy::Store, DecidedBy::NearCache));
+    all.clock.advance_millis(150);
+    all.store.down.store(true, Ordering::Relaxed);
+    assert_eq!(by(), DecidedBy::Policy(FailurePolicy::Local));
+    block_on(all.gateways[0].flush());
+    all.store.down.store(false, Ordering::Relaxed);
+    assert_eq!((by(), by()), (DecidedBy::Store, DecidedBy::Store));
+    block_on(all.gateways[0].flush());
+    assert_eq!((by(), by()), (DecidedBy::Store, DecidedBy::NearCache));
+}
+
 /// A tenant at its limit by what the store was not told yet is denied without asking it. Where all tenants are, no request would
 /// ever find out that the store is back.
 #[test]

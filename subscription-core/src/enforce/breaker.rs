@@ -27,11 +27,16 @@ impl Breaker {
         self.next_probe.load(Ordering::Acquire) != 0
     }
 
+    /// Whether the last call had no answer, as far as is known.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > 0 || self.is_open()
+    }
+
     /// A call had an answer; says whether that closed the breaker.
     pub(super) fn succeeded(&self) -> bool {
         // Nearly always nothing is written, so that threads share the line. A breaker may be open without failures: where the one
         // that opened it was overtaken by a success.
-        if self.failures.load(Ordering::Relaxed) == 0 && !self.is_open() {
+        if !self.is_in_doubt() {
             return false;
         }
         self.failures.store(0, Ordering::Relaxed);
@@ -59,7 +64,9 @@ mod tests {
             assert!(breaker.lets_pass(0, 100));
             assert!(!breaker.failed(10, 100, 3));
         }
+        assert!(breaker.is_in_doubt() && !breaker.is_open());
         assert!(!breaker.succeeded(), "it was closed");
+        assert!(!breaker.is_in_doubt());
         assert!(!breaker.failed(20, 100, 3) && !breaker.failed(20, 100, 3), "successes end a row");
         assert!(breaker.failed(20, 100, 3) && breaker.is_open());
         assert!(!breaker.failed(20, 100, 3), "it is open already");

@@ -107,7 +107,7 @@ pub struct Outcome {
 ///
 /// What was admitted so is added to the store's counters when it is back, by [`Enforcer::flush`], which the host MUST
 /// call at [intervals](Enforcer::flush_interval). A call of that whose answer is lost is not made again: metering puts the
-/// counters right.
+/// counters right. So it is made only where the last one was answered.
 ///
 /// # How much may pass
 /// Let L be a limit and n the number of gateways, at most [`EnforcerConfig::replicas`]. In one window are admitted, at
@@ -225,7 +225,8 @@ impl Enforcer {
                 }
                 if decision.allowed {
                     self.count(&check, policy, decision.at);
-                    if let Some(near) = near {
+                    // What the store has not been told yet is not in its answer.
+                    if let Some(near) = near.filter(|_| !self.owed.has(check.tenant)) {
                         near.grant(check.tenant, &check.limits, &decision);
                     }
                 }
@@ -255,9 +256,13 @@ impl Enforcer {
 
     fn failed(&self, tenant: &str, error: &Error) {
         self.stats.failed(error);
+        self.count_failure(self.breaker(tenant), error);
+    }
+
+    fn count_failure(&self, breaker: &Breaker, error: &Error) {
         let (now, pause) = (self.clock.monotonic_nanos(), nanos(self.config.breaker_pause));
-        // What concerns this tenant's keys alone is no failure of the store.
-        if error.is_retryable() && self.breaker(tenant).failed(now, pause, self.config.breaker_failures) {
+        // What concerns some tenant's keys alone is no failure of the store.
+        if error.is_retryable() && breaker.failed(now, pause, self.config.breaker_failures) {
             self.stats.breaker_opened();
         }
     }
@@ -309,35 +314,47 @@ impl Enforcer {
     /// Tells the store what was admitted without it, as far as it can be reached. Call it at intervals, and before the
     /// process ends.
     pub async fn flush(&self) {
-        // Requests of tenants that are at their limit by what the store does not know yet do not ask it, so that it would not
-        // be noticed that it is back. A question that changes nothing: what is lost with it is not in doubt.
-        for tenant in self.owed.tenants(|tenant| self.breaker(tenant).is_open() && self.lets_pass(tenant)) {
-            match self.store.counters(&tenant, self.config.deadline).await {
-                Ok(_) => self.answered(&tenant),
-                Err(error) => self.failed(&tenant, &error),
+        // A store that did not answer last is asked a question first, which changes nothing: what is lost with that is not in
+        // doubt. It also finds out that the store is back where no request does: those of tenants at their limit by what it
+        // does not know yet do not ask it.
+        for tenant in self.owed.tenants(|tenant| self.breaker(tenant).is_in_doubt()) {
+            if self.breaker(&tenant).is_in_doubt() && self.lets_pass(&tenant) {
+                match self.store.counters(&tenant, self.config.deadline).await {
+                    Ok(_) => self.answered(&tenant),
+                    Err(error) => self.failed(&tenant, &error),
+                }
             }
         }
-        let reachable = |tenant: &str| !self.breaker(tenant).is_open();
-        self.tell(&self.owed.take(reachable)).await;
+        self.tell(&self.owed.take(|tenant| !self.breaker(tenant).is_in_doubt())).await;
         if let Some(near) = &self.near {
             let spent = near.take(self.clock.now().plus_millis(self.offset.load(Ordering::Relaxed)));
             // Shares are granted again even where this call is cancelled.
             let _told = OnDrop(|| spent.iter().for_each(|debt| near.told(&debt.tenant)));
-            let (told, kept): (Vec<_>, Vec<_>) = spent.iter().partition(|debt| reachable(&debt.tenant));
-            kept.iter().for_each(|debt| self.owed.push(&debt.tenant, &debt.scope, debt.at, debt.cost));
-            self.tell(told).await;
+            self.tell(&spent).await;
         }
     }
 
-    async fn tell(&self, debts: impl IntoIterator<Item = &Debt>) {
-        let additions: Vec<Addition<'_>> = debts.into_iter().map(Debt::addition).collect();
-        for batch in additions.chunks(BATCH) {
+    /// Adds them to the store's counters; those of a part of it that is in doubt stay owed.
+    async fn tell(&self, debts: &[Debt]) {
+        for batch in debts.chunks(BATCH) {
+            let (kept, told): (Vec<_>, Vec<_>) =
+                batch.iter().partition(|debt| self.breaker(&debt.tenant).is_in_doubt());
+            kept.iter().for_each(|debt| self.owed.push(&debt.tenant, &debt.scope, debt.at, debt.cost));
+            if told.is_empty() {
+                continue;
+            }
+            let additions: Vec<Addition<'_>> = told.iter().map(|debt| debt.addition()).collect();
             // No request waits for it, so it may take its time.
-            match self.store.add(batch, self.config.deadline.max(Duration::from_secs(1))).await {
-                Ok(()) => self.stats.added(batch),
+            match self.store.add(&additions, self.config.deadline.max(Duration::from_secs(1))).await {
+                Ok(()) => self.stats.added(&additions),
                 Err(error) => {
+                    self.stats.lost(&additions);
                     self.stats.failed(&error);
-                    self.stats.lost(batch);
+                    // Which part it was is not told.
+                    let mut parts: Vec<_> = told.iter().map(|debt| self.store.shard(&debt.tenant) % SHARDS).collect();
+                    parts.sort_unstable();
+                    parts.dedup();
+                    parts.into_iter().for_each(|part| self.count_failure(&self.breakers[part], &error));
                 }
             }
         }
