@@ -346,7 +346,7 @@ impl Run {
                 self.rows_due = true;
                 self.gold_due = true;
                 // Frequent crashes still make progress: what was caught up on is committed at once.
-                self.next_rows = 0;
+                (self.next_rows, self.next_gold, self.next_endpoints) = (0, 0, 0);
                 self.begin(partition, position).await
             }
             Report::Pressure { gold } => {
@@ -682,7 +682,7 @@ mod tests {
     use subscription_core::testkit::faults::{Fault, Faults, FaultyStore};
     use subscription_core::testkit::samples;
     use subscription_core::{
-        Commit, MemorySource, MemoryStore, SourceIdentity, TableCommit, TableSpan, TableStore as _,
+        Commit, Counter, MemorySource, MemoryStore, SourceIdentity, TableCommit, TableSpan, TableStore as _,
     };
 
     use super::*;
@@ -725,7 +725,9 @@ mod tests {
     async fn fill_bronze(store: &MemoryStore, from: u64) {
         let admitted = samples::admitted("usage", 0, from);
         let to = admitted.records.to();
-        let spans = vec![TableSpan { partition: 0, from, to, counters: Vec::new() }];
+        let counts = [(Counter::Read, admitted.counts.read), (Counter::DeadLettered, admitted.counts.dead_lettered)];
+        let counters = counts.map(|(counter, count)| (counter, count as i64)).into();
+        let spans = vec![TableSpan { partition: 0, from, to, counters }];
         let tables = vec![TableCommit { table: Table::Bronze, spans }];
         let admitted = vec![Arc::new(admitted)];
         let commit = Commit { topic: "usage".into(), tables, admitted, ranges: Vec::new() };
@@ -756,6 +758,34 @@ mod tests {
             run.assign(vec![0]).await.expect("the same partition");
             assert!(run.rows.is_none(), "the commit is done");
             assert_eq!(run.owned[&0].standing.tables, [records.to(); 4]);
+        });
+    }
+
+    /// A process that crashes again and again before Gold's interval is over makes progress there too.
+    #[test]
+    fn gold_that_was_caught_up_on_is_committed_at_once() {
+        crate::runtime().expect("a runtime").block_on(async {
+            let store = MemoryStore::new();
+            fill_bronze(&store, 0).await;
+            let records = samples::admitted("usage", 0, 0).records.clone();
+            let source = Group(MemorySource::new("usage", vec![records.clone()]));
+            let mut config = PipelineConfig::default();
+            config.gold_interval = Duration::from_secs(3_600);
+            config.max_gold_interval = config.gold_interval;
+            let pipeline = Pipeline::builder().source(source).store(Arc::new(store.handle())).config(config);
+            let mut run = Run::new(pipeline.build().expect("a pipeline")).expect("a run");
+            run.agree().await.expect("a lake for this source");
+            run.start_workers().expect("workers");
+            run.assign(vec![0]).await.expect("a partition");
+            while run.owned[&0].delivered.is_none() {
+                let report = run.reports.recv().await.expect("a worker");
+                run.take_report(report).await.expect("a partition that begins");
+            }
+            run.cut_if_due();
+            run.wait_until(|run| run.rows.is_none() && run.gold.is_none(), None).await.expect("a commit");
+
+            let state = store.state("usage", &[0]).await.expect("a state").remove(0);
+            assert!(Table::ALL.iter().all(|table| state.position(*table) == records.to()), "{state:?}");
         });
     }
 
