@@ -24,6 +24,7 @@ use subscription_gateway::{ApiKeys, GatewayLayer};
 use subscription_kafka::{EmitterConfig, KafkaConfig, KafkaEmitter, TopicSpec};
 use subscription_redis::{RedisConfig, RedisCounters};
 
+use self::reload::Watched;
 use crate::exit::{At, Exit, Failure, Outcome, report};
 use crate::run::signal;
 
@@ -126,6 +127,7 @@ async fn run(gateway: Gateway) -> Outcome {
         Some(millis) => Arc::new(ManualClock::new(Timestamp::from_millis(millis))),
         None => Arc::new(SystemClock::new()),
     };
+    let (key_file, plan_file) = (Watched::new(gateway.keys.clone()), Watched::new(gateway.plans.clone()));
     let catalog = gateway.plans.as_ref().map_or_else(|| Ok(Catalog::default()), Catalog::load).at_usage()?;
     let keys = match &gateway.keys {
         Some(file) => ApiKeys::load(file),
@@ -153,7 +155,7 @@ async fn run(gateway: Gateway) -> Outcome {
     }
     let layer = layer.build();
     let stop = signal(Arc::new(AtomicU8::new(0)), "finishing the requests under way").at_usage()?;
-    let watching = tokio::spawn(reload::watch(keys, gateway.keys.clone(), layer.clone(), gateway.plans.clone()));
+    let watching = tokio::spawn(reload::watch(key_file, keys, plan_file, layer.clone()));
     let served = serve::serve(gateway.listen, &layer, upstream, stop).await;
     watching.abort();
 

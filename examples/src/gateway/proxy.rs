@@ -13,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use subscription_core::{Error, ErrorKind, Result};
+use subscription_gateway::PeerAddress;
 
 /// A body that is passed on as it comes.
 pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -48,7 +49,8 @@ impl Upstream {
         *request.uri_mut() = uri;
         *request.version_mut() = hyper::Version::HTTP_11;
         drop_connection_headers(request.headers_mut());
-        request.headers_mut().remove(HOST);
+        let peer = request.extensions().get().copied();
+        tell_forwarded(request.headers_mut(), peer);
         if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
             // Else the client takes a GET for one without a body.
             request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -81,6 +83,19 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
     for name in named.iter().chain(&known) {
         headers.remove(name);
     }
+}
+
+/// Who asked for what, for the service behind: this proxy's client as the last of those that it was forwarded for, and what that
+/// asked for unless a proxy before has told. Only the service knows how many proxies to believe.
+fn tell_forwarded(headers: &mut HeaderMap, peer: Option<PeerAddress>) {
+    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    if let Some(peer) = peer.and_then(|PeerAddress(address)| address.to_string().parse().ok()) {
+        headers.append(FOR, peer);
+    }
+    if let Some(host) = headers.remove(HOST) {
+        headers.entry("x-forwarded-host").or_insert(host);
+    }
+    headers.entry("x-forwarded-proto").or_insert(HeaderValue::from_static("http"));
 }
 
 /// The demonstration's API: tells the path.

@@ -12,32 +12,45 @@ use crate::exit::report;
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What tells one version of a file from another, cheaply.
-type Version = Option<(SystemTime, u64)>;
+/// A file that may change. To be made before the file is read for the first time, so that no change is missed.
+pub(crate) struct Watched {
+    file: Option<PathBuf>,
+    /// What tells one version of it from another, cheaply.
+    version: Option<(SystemTime, u64)>,
+}
 
-/// Reads the files again whenever they change, for ever. What is wrong with them is told once a change, and the gateway goes
-/// on with what it had.
-pub(crate) async fn watch(keys: ApiKeys, key_file: Option<PathBuf>, layer: GatewayLayer, plan_file: Option<PathBuf>) {
-    let mut versions = [&key_file, &plan_file].map(|file| version(file.as_deref()));
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let now = [&key_file, &plan_file].map(|file| version(file.as_deref()));
-        if let Some(file) = key_file.as_ref().filter(|_| now[0] != versions[0]) {
-            tell(file, keys.reload(file).map(|()| format!("{} keys", keys.len())));
-        }
-        if let Some(file) = plan_file.as_ref().filter(|_| now[1] != versions[1]) {
-            tell(
-                file,
-                Catalog::load(file).map(|catalog| layer.set_catalog(Arc::new(catalog))).map(|()| "plans".to_owned()),
-            );
-        }
-        versions = now;
+impl Watched {
+    pub(crate) fn new(file: Option<PathBuf>) -> Self {
+        let version = version(file.as_deref());
+        Self { file, version }
+    }
+
+    /// The file, if it has changed since the last look.
+    fn changed(&mut self) -> Option<&Path> {
+        let now = version(self.file.as_deref());
+        let changed = std::mem::replace(&mut self.version, now) != now;
+        self.file.as_deref().filter(|_| changed)
     }
 }
 
-fn version(file: Option<&Path>) -> Version {
+fn version(file: Option<&Path>) -> Option<(SystemTime, u64)> {
     let metadata = std::fs::metadata(file?).ok()?;
     Some((metadata.modified().ok()?, metadata.len()))
+}
+
+/// Reads the files again whenever they change, for ever. What is wrong with them is told once a change, and the gateway goes
+/// on with what it had.
+pub(crate) async fn watch(mut key_file: Watched, keys: ApiKeys, mut plan_file: Watched, layer: GatewayLayer) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(file) = key_file.changed() {
+            tell(file, keys.reload(file).map(|()| format!("{} keys", keys.len())));
+        }
+        if let Some(file) = plan_file.changed() {
+            let plans = Catalog::load(file).map(|catalog| layer.set_catalog(Arc::new(catalog)));
+            tell(file, plans.map(|()| "plans".to_owned()));
+        }
+    }
 }
 
 fn tell(file: &Path, read: Result<String>) {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -24,12 +25,16 @@ pub(crate) fn get(address: &str, path: &str, headers: &[(&str, &str)]) -> Answer
 
 /// As [`get`]; `None` where the answer does not come, or not in full.
 pub(crate) fn try_get(address: &str, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).ok()?;
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
-    request.push_str("\r\n");
+    send(address, &(request + "\r\n"))
+}
+
+/// Sends a request as it is; it says that the connection is to be closed.
+pub(crate) fn send(address: &str, request: &str) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).ok()?;
     // What refuses a long header may answer before it has read it all.
     let _ = stream.write_all(request.as_bytes());
     let mut bytes = Vec::new();
@@ -57,7 +62,7 @@ fn dechunk(mut body: &str) -> String {
     whole
 }
 
-/// A service that answers with the head of the request, in two chunks; its address.
+/// A service that answers with the request, in two chunks, after a second where its path is `/slow`; its address.
 pub(crate) fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -77,6 +82,17 @@ fn answer(stream: TcpStream) {
             if reader.read_line(&mut head).unwrap_or(0) == 0 {
                 return;
             }
+        }
+        let lower = head.to_ascii_lowercase();
+        if lower.contains("transfer-encoding: chunked") {
+            while !head.ends_with("\r\n0\r\n\r\n") {
+                if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+        }
+        if lower.starts_with("get /slow ") {
+            thread::sleep(Duration::from_secs(1));
         }
         let (first, second) = head.split_at(10);
         let answer = format!(

@@ -5,14 +5,14 @@ mod broker;
 mod http;
 mod whole;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use http::{Answer, get, upstream};
+use http::{Answer, get, send, upstream};
 
 /// 2026-01-01T00:00:30Z.
 const NOW: i64 = 1_767_225_630_000;
@@ -314,6 +314,50 @@ fn requests_are_passed_on_as_they_are() {
 
     let gateway = bench.gateway("--upstream http://127.0.0.1:1 --events events.ndjson");
     assert_eq!(gateway.get("/").status, 502);
+}
+
+/// The service behind learns who asked it for what, and a body is passed on whatever the method.
+#[test]
+fn what_a_proxy_adds_and_what_it_keeps() {
+    let bench = Bench::new();
+    let gateway = bench.gateway(&format!("--upstream http://{} --events events.ndjson", upstream()));
+    let request = |more: &str| {
+        let request =
+            format!("GET /v1/items HTTP/1.1\r\nHost: api.example\r\nX-Api-Key: s3cret\r\nConnection: close\r\n{more}");
+        send(&gateway.address, &request).expect("a whole answer").body
+    };
+    let direct = request("\r\n");
+    for header in ["x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-host: api.example\r\n", "x-forwarded-proto: http\r\n"]
+    {
+        assert!(direct.contains(header), "{header}: {direct}");
+    }
+    let behind = request("X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\r\n");
+    let order =
+        ["x-forwarded-for: 203.0.113.9\r\n", "x-forwarded-for: 127.0.0.1\r\n"].map(|header| behind.find(header));
+    assert!(order[0].is_some() && order[0] < order[1], "{behind}");
+    assert!(behind.contains("x-forwarded-proto: https\r\n") && !behind.contains("proto: http\r\n"), "{behind}");
+
+    let chunked = request("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    assert!(chunked.ends_with("\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), "{chunked}");
+}
+
+/// A gateway that is asked to stop answers and reports what is under way; of who went away it reports that too.
+#[test]
+fn what_is_under_way_is_answered_and_reported() {
+    let bench = Bench::new();
+    let gateway = bench.gateway(&format!("--upstream http://{} --events events.ndjson", upstream()));
+    let gone = std::net::TcpStream::connect(&gateway.address).expect("a connection");
+    (&gone).write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\nX-Api-Key: s3cret\r\n\r\n").expect("sent");
+    let address = gateway.address.clone();
+    let waiting = std::thread::spawn(move || get(&address, "/slow", &[("X-Api-Key", "s3cret")]).status);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(gone);
+    gateway.stop();
+    assert_eq!(waiting.join().expect("an answer"), 200);
+    let mut statuses: Vec<_> =
+        bench.events().iter().map(|event| event["response_status_code"].as_u64().expect("a status")).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 499]);
 }
 
 /// Who asks from where, and how often.
