@@ -1,11 +1,12 @@
 //! Kafka → all layers, by the real binary, beside a consumer that does nothing but consume; and how long an event waits for its
 //! row in Silver at a steady rate. Broker, consumer and pipeline share the machine.
 //!
-//! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS | steady MINUTES]`
+//! `cargo build --release --bins && cargo bench -p subscription-benches --bench kafka [-- EVENTS | steady MINUTES [AFTER]]`
 //!
 //! The broker is started by `dev/services`; `KAFKA_BENCH_SECONDS` is how long the steady rate lasts (default 30). `steady` is that
-//! part alone, and says every minute what the process holds: its memory (the median of the minute), the ids that deduplication
-//! must hold (those of the last hour of event time), and the memory that came with each since the minute before.
+//! part alone, after so many minutes of the same traffic that are sent and taken up at once, and says every minute what the
+//! process holds: its memory (the median of the minute), the ids that deduplication must hold (those of the last hour of event
+//! time), and the memory that came with each since the minute before.
 
 #[path = "../../subscription-kafka/tests/it/broker.rs"]
 mod broker;
@@ -244,8 +245,9 @@ impl Minutes {
     }
 }
 
-/// Events at a steady rate, in event time as on the clock: how long from sending one to its row in Silver.
-fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<Minutes>) {
+/// Events at a steady rate, in event time as on the clock: how long from sending one to its row in Silver. `after`: seconds of
+/// the same traffic that are in the lake before.
+fn latency(brokers: &str, clock: &SystemClock, lasts: u64, after: u64, mut minutes: Option<Minutes>) {
     const RATE: u64 = 5_000;
     let topic = Topic::create(brokers, "latency", 64);
     let folder = tempfile::tempdir().expect("a folder");
@@ -271,17 +273,16 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
         }
     };
     // A few seconds to warm up, which do not count.
-    let warm = 5 * RATE;
-    let mut traffic =
-        Traffic::new(TrafficConfig { events: warm + lasts * RATE, rate: RATE as f64, ..TrafficConfig::steady(2) });
+    let (before, warm) = (after * RATE, 5 * RATE);
+    let events = before + warm + lasts * RATE;
+    let mut traffic = Traffic::new(TrafficConfig { events, rate: RATE as f64, ..TrafficConfig::steady(2) });
     let mut record = TrafficRecord::default();
     let producer = topic.producer();
     let mut sent: Vec<Vec<f64>> = vec![Vec::new(); partitions.len()];
     let mut seen = vec![0; partitions.len()];
     let mut waits = Vec::new();
-    let began = seconds(clock);
     let (mut n, mut cpu_began, mut looked) = (0, 0.0, 0.0);
-    let look = |sent: &[Vec<f64>], seen: &mut [usize], waits: &mut Vec<f64>| {
+    let look = |began: f64, sent: &[Vec<f64>], seen: &mut [usize], waits: &mut Vec<f64>| {
         let states = runtime.block_on(store.state(&topic.name, &partitions)).expect("positions");
         let now = seconds(clock);
         for (partition, state) in states.iter().enumerate() {
@@ -292,11 +293,22 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
         }
         now
     };
+    while n < before && traffic.next_into(&mut record) {
+        minutes.iter_mut().for_each(|minutes| minutes.note(record.timestamp));
+        sent[topic.send(&producer, &record) as usize].push(f64::NEG_INFINITY);
+        n += 1;
+    }
+    while seen.iter().sum::<usize>() < before as usize {
+        look(0.0, &sent, &mut seen, &mut waits);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    n = 0;
+    let began = seconds(clock);
     while traffic.next_into(&mut record) {
         while (seconds(clock) - began) * (RATE as f64) < n as f64 {
             std::thread::sleep(Duration::from_millis(1));
             if seconds(clock) - looked > 0.1 {
-                looked = look(&sent, &mut seen, &mut waits);
+                looked = look(began, &sent, &mut seen, &mut waits);
                 if let Some(minutes) = &mut minutes {
                     minutes.tell(looked - began, n, usage(child.id()).expect("a running pipeline"));
                 }
@@ -313,8 +325,8 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
     }
     let Usage { cpu, peak_mib: peak, .. } = usage(child.id()).expect("a running pipeline");
     producer.flush(Duration::from_secs(60)).expect("delivered");
-    while seen.iter().sum::<usize>() < n as usize {
-        look(&sent, &mut seen, &mut waits);
+    while seen.iter().sum::<usize>() < events as usize {
+        look(began, &sent, &mut seen, &mut waits);
         std::thread::sleep(Duration::from_millis(50));
     }
     let _ = Command::new("kill").arg(child.id().to_string()).status();
@@ -333,15 +345,16 @@ fn latency(brokers: &str, clock: &SystemClock, lasts: u64, mut minutes: Option<M
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let number = arguments.iter().find_map(|argument| argument.parse::<u64>().ok());
+    let mut numbers = arguments.iter().filter_map(|argument| argument.parse::<u64>().ok());
     // Processes that start together shall share the partitions from the beginning, as with Kafka's own default.
     let Some(broker) = Broker::start(1, &["--set", "group.initial.rebalance.delay.ms=3000"]) else { return };
     let clock = SystemClock::new();
     heading();
     if arguments.iter().any(|argument| argument == "steady") {
-        return latency(&broker.address(), &clock, number.unwrap_or(20) * 60, Some(Minutes::new()));
+        let [lasts, after] = [numbers.next().unwrap_or(20), numbers.next().unwrap_or(0)].map(|minutes| minutes * 60);
+        return latency(&broker.address(), &clock, lasts, after, Some(Minutes::new()));
     }
-    throughput(&broker.address(), number.unwrap_or(3_000_000), &clock);
+    throughput(&broker.address(), numbers.next().unwrap_or(3_000_000), &clock);
     let lasts = std::env::var("KAFKA_BENCH_SECONDS").map_or(30, |text| text.parse().expect("a number"));
-    latency(&broker.address(), &clock, lasts, None);
+    latency(&broker.address(), &clock, lasts, 0, None);
 }
