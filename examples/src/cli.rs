@@ -13,6 +13,7 @@ use crate::exit::{At, EXIT_CODES, Exit, Failure, Outcome, report};
 use crate::generate::Generate;
 use crate::kafka::{self, Lag, Topic};
 use crate::lake;
+use crate::maintain::{self, Maintain};
 use crate::run::{self, Run};
 use crate::show::{ShowFormat, Shower};
 use crate::summary::Summary;
@@ -50,6 +51,8 @@ enum Command {
     Show(Show),
     /// Recompute ledger and uniqueness from the rows; exit code 1 if the lake is broken
     Verify(Verify),
+    /// Merge small files of a lake, and delete what nobody needs any more; pipelines may go on writing it
+    Maintain(Maintain),
     /// Ask the tables in SQL (in a build with `--features sql`)
     Query(Query),
 }
@@ -148,6 +151,7 @@ async fn dispatch(command: Command) -> Outcome {
         Command::Tables(args) => tables(args).await,
         Command::Show(args) => show(args).await,
         Command::Verify(args) => verify(args).await,
+        Command::Maintain(args) => printed((Exit::Ok, maintain::maintain(&args).await.at_lake()?)),
         Command::Query(args) => query(args).await,
         Command::Generate(_) => unreachable!("needs no runtime"),
     }
@@ -289,6 +293,7 @@ mod tests {
             "pipeline tables --lake x --json",
             "pipeline show silver_api_usage --lake x --tenant t --limit 3 --format csv",
             "pipeline verify --lake x",
+            "pipeline maintain --lake x --target-size 64MiB",
             "pipeline query --lake x SELECT",
         ] {
             if let Err(error) = parse(line) {

@@ -51,6 +51,15 @@ impl Place {
     pub async fn open(&self) -> Result<DeltaStore> {
         DeltaStore::open_existing(DeltaConfig::new(&self.lake)?.pipeline(&self.name)).await
     }
+
+    /// Opens the lake, which must be there, to change it.
+    ///
+    /// # Errors
+    /// Those of [`DeltaStore::open_existing`].
+    pub async fn open_to_write(&self) -> Result<DeltaStore> {
+        self.open().await?;
+        DeltaStore::open(DeltaConfig::new(&self.lake)?.pipeline(&self.name)).await
+    }
 }
 
 /// Calls `each` with all rows of a table.

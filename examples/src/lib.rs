@@ -14,6 +14,7 @@ pub mod generate;
 pub mod kafka;
 pub mod lake;
 pub mod lines;
+pub mod maintain;
 pub mod progress;
 pub mod run;
 pub mod show;

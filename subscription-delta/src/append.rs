@@ -114,7 +114,7 @@ fn files<R: Sync, C: Rows>(
         let groups: Vec<&[R]> = outline.groups.iter().map(|group| &rows[group.clone()]).collect();
         let encode = |(index, rows): (usize, &&[R])| writer.row_group(index, rows, &append);
         let groups = groups.par_iter().enumerate().map(encode).collect::<Result<_, _>>()?;
-        let (content, bounds) = outline.finish(input);
+        let (content, bounds) = self::outline(input.table, input.topic, outline.spans, outline.times);
         files.push(writer.finish(groups, &content, &bounds, input.now)?);
     }
     Ok(files)
@@ -163,17 +163,24 @@ impl Outline {
         (span.first, span.last, span.rows) = (span.first.min(offset), span.last.max(offset), span.rows + 1);
         self.times = Some(self.times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
     }
+}
 
-    fn finish(mut self, input: &Input<'_>) -> (Content, Bounds) {
-        self.spans.sort_by_key(|span| span.partition);
-        let mut bounds = Bounds::default();
-        if let (Some(first), Some(last), Some((from, to))) = (self.spans.first(), self.spans.last(), self.times) {
-            let offsets =
-                (self.spans.iter().map(|span| span.first).min(), self.spans.iter().map(|span| span.last).max());
-            bounds.number("partition", first.partition, last.partition);
-            bounds.number("offset", offsets.0, offsets.1);
-            bounds.time(Layout::of(input.table).time, from, to);
-        }
-        (Content::Spans(input.topic.clone(), self.spans.into()), bounds)
+/// What the log is told of a file with these rows.
+pub(crate) fn outline(
+    table: Table,
+    topic: &Arc<str>,
+    mut spans: Vec<Span>,
+    times: Option<(Timestamp, Timestamp)>,
+) -> (Content, Bounds) {
+    spans.sort_by_key(|span| span.partition);
+    let mut bounds = Bounds::default();
+    if let (Some(first), Some(last)) = (spans.first(), spans.last()) {
+        let offsets = (spans.iter().map(|span| span.first).min(), spans.iter().map(|span| span.last).max());
+        bounds.number("partition", first.partition, last.partition);
+        bounds.number("offset", offsets.0, offsets.1);
     }
+    if let Some((from, to)) = times {
+        bounds.time(Layout::of(table).time, from, to);
+    }
+    (Content::Spans(topic.clone(), spans.into()), bounds)
 }

@@ -106,12 +106,12 @@ impl DataFile {
         }
     }
 
-    /// The remove that takes it out of the table.
-    pub(crate) fn remove(&self, table: Table, now: Timestamp) -> Remove {
+    /// The remove that takes it out of the table, and its rows with it where `data_change`.
+    pub(crate) fn remove(&self, table: Table, now: Timestamp, data_change: bool) -> Remove {
         let value = self.partition_value.as_deref().map(str::to_owned);
         Remove {
             path: self.path.to_string(),
-            data_change: true,
+            data_change,
             deletion_timestamp: Some(now.millis()),
             extended_file_metadata: Some(true),
             partition_values: Some(HashMap::from([(table.partition_column().to_owned(), value)])),
@@ -278,10 +278,22 @@ impl FileWriter {
         append: impl Fn(&mut C, &R) -> Result<(), ParquetError>,
     ) -> Result<RowGroup, ParquetError> {
         let mut columns = C::new(self.table);
-        let mut writers = self.columns.create_column_writers(index)?;
-        for rows in rows.chunks(BATCH_ROWS) {
+        let batches = rows.chunks(BATCH_ROWS).map(|rows| {
             rows.iter().try_for_each(|row| append(&mut columns, row))?;
-            let batch = RecordBatch::try_new(Layout::of(self.table).file.clone(), columns.take())?;
+            Ok(RecordBatch::try_new(Layout::of(self.table).file.clone(), columns.take())?)
+        });
+        self.row_group_of(index, batches)
+    }
+
+    /// Encodes rows that are in Arrow's form, with the table's columns, as the row group with this number.
+    pub(crate) fn row_group_of(
+        &self,
+        index: usize,
+        batches: impl IntoIterator<Item = Result<RecordBatch, ParquetError>>,
+    ) -> Result<RowGroup, ParquetError> {
+        let mut writers = self.columns.create_column_writers(index)?;
+        for batch in batches {
+            let batch = batch?;
             let mut writers = writers.iter_mut();
             for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
                 let leaves = compute_leaves(field, column)?;

@@ -13,6 +13,7 @@ mod gold;
 mod group;
 mod log;
 mod lookup;
+mod maintain;
 mod read;
 mod scan;
 mod schema;
@@ -29,5 +30,6 @@ pub use deltalake::arrow;
 /// The crate of [`DeltaConfig::object_store`].
 pub use deltalake::logstore::object_store;
 pub use failpoint::FAILPOINTS;
+pub use maintain::{Compacted, Vacuumed};
 pub use scan::{PositionInfo, Scan, TableInfo};
 pub use store::DeltaStore;

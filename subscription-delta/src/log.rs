@@ -86,6 +86,8 @@ pub(crate) struct Change {
     pub(crate) adds: Vec<Add>,
     /// Paths of the files that the adds replace.
     pub(crate) removes: Vec<Arc<str>>,
+    /// Whether the adds have the same rows as the removes: readers of changes need not look.
+    pub(crate) compacts: bool,
 }
 
 /// How a table stands to a change.
@@ -142,7 +144,6 @@ impl TableLog {
     }
 
     /// The delta-rs table, loaded as of now.
-    #[cfg(feature = "sql")]
     pub(crate) async fn delta_table(&self) -> Result<DeltaTable> {
         let mut table = DeltaTable::new(self.store.clone());
         table.load().await.map_err(|error| self.doing("open the table", &self.path).delta(error))?;
@@ -300,7 +301,7 @@ impl TableLog {
             }
         }
         if let Some(path) = change.removes.iter().find(|path| !snapshot.files.contains_key(*path)) {
-            return Err(Error::new(ErrorKind::Fenced, "a range to be replaced was rewritten by another process")
+            return Err(Error::new(ErrorKind::Fenced, "a file to be replaced was rewritten by another process")
                 .with("table", self.table.name())
                 .with("file", path)
                 .with_help("load the partition's state again; nothing is lost"));
@@ -312,18 +313,22 @@ impl TableLog {
         let now = self.clock.now();
         let removes = change.removes.iter().filter_map(|path| snapshot.files.get(path));
         let actions = removes
-            .map(|file| Action::Remove(file.remove(self.table, now)))
-            .chain(change.adds.iter().cloned().map(Action::Add))
+            .map(|file| Action::Remove(file.remove(self.table, now, !change.compacts)))
+            .chain(change.adds.iter().map(|add| Action::Add(Add { data_change: !change.compacts, ..add.clone() })))
             .collect();
         let moves = change.moves.iter().map(|step| (&step.app, step.to));
         let txns = moves
             .chain(change.counters.iter().map(|(app, value)| (app, *value)))
             .map(|(app, value)| Transaction::new_with_last_update(app, value, Some(now.millis())))
             .collect();
-        let operation = DeltaOperation::Write {
-            mode: if change.removes.is_empty() { SaveMode::Append } else { SaveMode::Overwrite },
-            partition_by: Some(vec![self.table.partition_column().to_owned()]),
-            predicate: None,
+        let operation = if change.compacts {
+            DeltaOperation::Optimize { predicate: None, target_size: change.adds.iter().map(|add| add.size).sum() }
+        } else {
+            DeltaOperation::Write {
+                mode: if change.removes.is_empty() { SaveMode::Append } else { SaveMode::Overwrite },
+                partition_by: Some(vec![self.table.partition_column().to_owned()]),
+                predicate: None,
+            }
         };
         let info = HashMap::from([
             (WRITER.to_owned(), Value::from(self.writer.to_string())),
@@ -542,14 +547,15 @@ impl TableLog {
             return;
         }
         snapshot.checkpoint = Some(snapshot.version);
-        let (store, version, busy) = (self.store.clone(), snapshot.version, self.checkpointing.clone());
+        let (store, version) = (self.store.clone(), snapshot.version);
+        let busy = Busy(self.checkpointing.clone());
         tokio::spawn(async move {
+            let _busy = busy;
             let mut table = DeltaTable::new(store);
             // A checkpoint that fails is missed by nobody: the next one comes.
             if table.load_version(version).await.is_ok() {
                 let _ = create_checkpoint(&table, None).await;
             }
-            busy.store(false, Ordering::Release);
         });
     }
 
@@ -574,6 +580,15 @@ impl TableLog {
             .with("table", self.table.name())
             .with("path", self.entry_path(at))
             .with_help("start again; nothing is lost")
+    }
+}
+
+/// A checkpoint is under way; however that ends, it is over.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -18,7 +18,8 @@ use deltalake::parquet::bloom_filter::Sbbf;
 use deltalake::parquet::errors::ParquetError;
 use deltalake::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use deltalake::parquet::file::statistics::Statistics;
-use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use subscription_core::{
     DeadLetter, DeadLetters, Error, ErrorKind, EventBatch, EventBatchBuilder, EventRow, HttpMethod,
     RecordBatch as Records, Result, Table, Timestamp, Units,
@@ -182,16 +183,28 @@ impl Reader {
     }
 
     /// All of a file.
-    pub(crate) async fn file(&self, file: &DataFile) -> Result<Vec<RecordBatch>> {
-        let path = self.path(file);
-        let doing = self.doing(&path);
-        let footer = self.footer(file).await?;
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(self.input(file), footer);
-        let stream = builder.with_batch_size(ROW_GROUP_ROWS).build().map_err(|error| doing.parquet(error))?;
-        match stream.try_collect().await {
-            Ok(batches) => Ok(batches),
-            Err(error) => Err(self.failed(file, error).await),
-        }
+    pub(crate) async fn file(&self, file: Arc<DataFile>) -> Result<Vec<RecordBatch>> {
+        self.clone().batches(file, ROW_GROUP_ROWS).await?.try_collect().await
+    }
+
+    /// All of a file, so many rows at a time.
+    pub(crate) async fn batches(
+        self,
+        file: Arc<DataFile>,
+        rows: usize,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let path = self.path(&file);
+        // Nothing of it is kept: who has read all of a file does not read it again.
+        let builder = match ParquetRecordBatchStreamBuilder::new(self.input(&file)).await {
+            Ok(builder) => builder,
+            Err(error) => return Err(self.failed(&file, error).await),
+        };
+        let stream = builder.with_batch_size(rows).build().map_err(|error| self.doing(&path).parquet(error))?;
+        let failed = move |error| {
+            let (reader, file) = (self.clone(), file.clone());
+            async move { Err(reader.failed(&file, error).await) }
+        };
+        Ok(stream.or_else(failed).boxed())
     }
 }
 

@@ -73,15 +73,14 @@ impl Layout {
             Table::Silver => (&["partition", "offset", "event_timestamp"], "event_timestamp"),
             _ => (&["partition", "tenant_id", "window_start"], "window_start"),
         };
-        let mut properties = BTreeMap::from([
+        let properties = BTreeMap::from([
             ("delta.checkpointInterval", "100".to_owned()),
             ("delta.logRetentionDuration", "interval 7 days".to_owned()),
+            // Gold is replaced every few seconds, and a day's commits are tens of thousands of files to compact: what was
+            // replaced would fill the checkpoints for a week.
+            ("delta.deletedFileRetentionDuration", "interval 3 hours".to_owned()),
             ("delta.dataSkippingStatsColumns", statistics.join(",")),
         ]);
-        if table.is_gold() {
-            // Rows are replaced every few seconds: what they replace would fill the checkpoints for a week.
-            properties.insert("delta.deletedFileRetentionDuration", "interval 3 hours".to_owned());
-        }
         let columns = StructType::try_new(fields).expect("columns of different names");
         let arrow: Schema = (&columns).try_into_arrow().expect("types that Arrow has");
         let in_files = || arrow.fields().iter().filter(|field| field.name() != table.partition_column());

@@ -31,7 +31,7 @@ use crate::settings::SettingsFiles;
 use crate::{bronze, gold, lookup, silver};
 
 /// Files that are put, or read, side by side.
-const SIDE_BY_SIDE: usize = 8;
+pub(crate) const SIDE_BY_SIDE: usize = 8;
 
 /// A lake of Delta tables: an implementation of [`TableStore`].
 ///
@@ -143,6 +143,13 @@ impl DeltaStore {
         })
     }
 
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.writable {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path()))
+    }
+
     pub(crate) fn log(&self, table: Table) -> &TableLog {
         &self.logs[table as usize]
     }
@@ -227,7 +234,7 @@ impl DeltaStore {
     }
 
     /// Deletes files that no log names, so that a full disk is not filled by attempts. What is left is litter.
-    async fn discard(&self, table: Table, files: &[Encoded]) {
+    pub(crate) async fn discard(&self, table: Table, files: &[Encoded]) {
         for file in files {
             let _ = self.log(table).objects.delete(&file.path).await;
         }
@@ -310,10 +317,18 @@ fn check(commit: &Commit) -> Result<()> {
     Ok(())
 }
 
-async fn put_file(log: &TableLog, file: &Encoded) -> Result<()> {
+pub(crate) async fn put_file(log: &TableLog, file: &Encoded) -> Result<()> {
     let put = log.objects.put(&file.path, file.bytes.clone().into()).await;
     let path = format!("{}/{}", log.path, file.path);
     put.map(|_| ()).map_err(|error| log.doing("write the data file", &path).store(error))
+}
+
+/// Whether a commit that ended so is in no log, and what was put for it litter.
+pub(crate) fn surely_not_made(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Fenced | ErrorKind::StorageFull | ErrorKind::PermissionDenied | ErrorKind::NotFound
+    )
 }
 
 fn encode(
@@ -372,11 +387,7 @@ impl TableStore for DeltaStore {
     }
 
     async fn commit(&self, commit: Arc<Commit>) -> Result<Committed> {
-        if !self.writable {
-            return Err(
-                Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path())
-            );
-        }
+        self.check_writable()?;
         check(&commit)?;
         let mut changes = self.changes(&commit);
         let standings =
@@ -402,11 +413,8 @@ impl TableStore for DeltaStore {
                 Ok(standing) => standing,
                 Err(error) => {
                     // This table's files are litter where the log surely does not name them; the next ones' are.
-                    let sure = matches!(
-                        error.kind(),
-                        ErrorKind::Fenced | ErrorKind::StorageFull | ErrorKind::PermissionDenied | ErrorKind::NotFound
-                    );
-                    for (table, files) in commit.tables.iter().zip(&files).skip(if sure { index } else { index + 1 }) {
+                    let litter = if surely_not_made(&error) { index } else { index + 1 };
+                    for (table, files) in commit.tables.iter().zip(&files).skip(litter) {
                         self.discard(table.table, files).await;
                     }
                     return Err(error);
@@ -557,11 +565,7 @@ impl TableStore for DeltaStore {
     }
 
     async fn put_settings(&self, settings: Settings) -> Result<()> {
-        if !self.writable {
-            return Err(
-                Error::new(ErrorKind::Configuration, "the lake was opened to be read").with("path", self.path())
-            );
-        }
+        self.check_writable()?;
         self.settings.put(settings).await
     }
 }
@@ -569,8 +573,8 @@ impl TableStore for DeltaStore {
 /// On a thread of the runtime: decoding is work.
 async fn load_range(reader: Reader, table: Table, file: Arc<DataFile>) -> Result<GoldRows> {
     let load = async move {
-        let batches = reader.file(&file).await?;
         let path = reader.path(&file);
+        let batches = reader.file(file).await?;
         gold::decode(table, &batches, reader.doing(&path))
     };
     tokio::spawn(load)

@@ -8,7 +8,7 @@ use crate::*;
 #[test]
 fn no_lake_here() {
     let bench = Bench::new();
-    for command in ["tables", "verify", "show silver_api_usage"] {
+    for command in ["tables", "verify", "show silver_api_usage", "maintain"] {
         bench.pipeline(&format!("{command} --lake lake")).fails(4, &["no lake", "lake"]);
     }
     assert!(!bench.path("lake").exists(), "looking makes none");

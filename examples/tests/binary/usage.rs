@@ -112,6 +112,38 @@ fn an_interrupted_run_commits_what_it_read_and_is_gone_on_with() {
     assert_eq!(bench.ledger(), Ledger::of(250));
 }
 
+#[test]
+fn a_lake_is_maintained_beside_the_run_that_fills_it() {
+    let bench = Bench::new();
+    let mut child = bench
+        .command("run --input - --lake lake --commit-interval 1ms --quiet")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the binary");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    for n in 0..10 {
+        pipe.write_all(events(n * 10..n * 10 + 10).as_bytes()).expect("written");
+        wait_until(|| rows(&bench, "silver_api_usage") == n * 10 + 10);
+    }
+    let files = |bench: &Bench| {
+        let tables = bench.pipeline("tables --lake lake --json").ok().json()["tables"].clone();
+        let of = |name: &str| {
+            tables.as_array().expect("tables").iter().find(|t| t["table"] == name).expect("a table")["files"].as_u64()
+        };
+        ["bronze_api_usage", "silver_api_usage"].map(|name| of(name).expect("a number"))
+    };
+    assert!(files(&bench).iter().all(|files| *files >= 10));
+    let page = bench.pipeline("maintain --lake lake").ok().out;
+    assert!(page.contains("\n  bronze_api_usage "), "{page}");
+    assert_eq!(files(&bench), [1, 1], "{page}");
+    pipe.write_all(events(100..150).as_bytes()).expect("written");
+    drop(pipe);
+    assert!(child.wait().expect("an end").success());
+    assert_eq!(bench.ledger(), Ledger::of(150));
+    bench.pipeline("verify --lake lake").ok();
+}
+
 /// Rows of a table, 0 while there is no lake.
 pub(crate) fn rows(bench: &Bench, table: &str) -> u64 {
     let ran = bench.pipeline("tables --lake lake --json");

@@ -48,7 +48,9 @@ async fn delta_rs_agrees_before_and_after_checkpoints() {
             }
         }
     }
-    for table in [Table::Silver, Table::UsageMinute] {
+    // Silver in one file a date, the quarantine as it is.
+    while lake.compact(Table::Silver, 1 << 20).await.unwrap().is_some() {}
+    for table in [Table::Quarantine, Table::Silver, Table::UsageMinute] {
         let info = lake.info().await.unwrap().remove(table as usize);
         let (version, files, txn) = seen_by_delta_rs(dir.path(), table, &format!("pipeline/{TOPIC}/4")).await;
         assert_eq!((version, files.len() as u64, txn), (info.version, info.files, Some(200)));

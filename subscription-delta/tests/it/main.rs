@@ -6,6 +6,7 @@ mod errors;
 mod faults;
 mod lake;
 mod log;
+mod maintain;
 mod model;
 mod reading;
 mod support;

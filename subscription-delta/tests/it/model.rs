@@ -45,6 +45,10 @@ enum Step {
         after: i64,
     },
     Restart,
+    /// All that can be merged to files of this size.
+    Compact {
+        target_bytes: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -63,6 +67,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (partition(), offset(), 0..90_000i64, 0..90_000i64)
             .prop_map(|(partition, offset, before, after)| Step::Lookup { partition, offset, before, after }),
         1 => Just(Step::Restart),
+        1 => prop_oneof![1 => 10_000..40_000u64, 2 => Just(1 << 20)].prop_map(|target_bytes| Step::Compact { target_bytes }),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -149,6 +154,11 @@ async fn same(steps: Vec<Step>) {
                 let questions = [*offset, offset + 1, offset / 2].map(question);
                 let found = delta.lookup(TOPIC, &questions).await.unwrap();
                 assert_eq!(found, memory.lookup(TOPIC, &questions).await.unwrap(), "{step:?}");
+            }
+            Step::Compact { target_bytes } => {
+                for table in Table::ALL {
+                    while delta.compact(table, *target_bytes).await.unwrap().is_some() {}
+                }
             }
             Step::Restart => (memory, delta) = (memory.handle(), DeltaStore::open(config()).await.unwrap()),
         }
