@@ -108,6 +108,11 @@ impl Spool {
         let lock = lock(&config.folder)?;
         let acknowledged = read::Acknowledged::open(&config.folder)?;
         let (shared, file) = Shared::open(&config, lock, acknowledged.number())?;
+        if config.fsync != Fsync::Never {
+            sync_folder(&config.folder)?;
+            // Which names the folder, if it is new. Where it may not be read, somebody else made the folder.
+            let _ = config.folder.parent().map(sync_folder);
+        }
         let (shared, file) = (Arc::new(shared), Arc::new(file));
         shared.set_writing(&file);
         let reader = SpoolReader::new(shared.clone(), acknowledged, config.fsync);
@@ -200,6 +205,7 @@ fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(windows) {
         return Ok(());
     }
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed("sync", folder, error))
 }
 

@@ -114,6 +114,7 @@ proptest! {
                     fs::File::options().append(true).open(last).unwrap().write_all(&whole[..torn.min(47)]).unwrap();
                     (spool, reader) = open(small(folder.path()));
                     prop_assert_eq!(reader.torn_bytes(), torn.min(47) as u64);
+                    prop_assert!(!reader.end_is_damaged());
                     taken = queue.front().copied().unwrap_or(end);
                     acknowledged = taken;
                     prop_assert_eq!(reader.remaining(), queue.len() as u64);
@@ -167,6 +168,7 @@ proptest! {
         if !is_last {
             prop_assert_eq!(reader.damaged(), lost);
         }
+        prop_assert!(!reader.end_is_damaged() || is_last && flip);
         // A last file that ends between two records, or within its header, cannot be told from one that was never longer.
         prop_assert!(lost == 0 || told || (is_last && !flip), "{} lost and not told", lost);
         prop_assert!(lost < 30 || names.len() == 1);

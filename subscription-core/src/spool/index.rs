@@ -17,6 +17,8 @@ pub(super) struct Shared {
     writing: Mutex<Option<Arc<File>>>,
     /// Bytes at the end of the last file that were no whole record when the spool was opened.
     pub(super) torn_bytes: u64,
+    /// Whether they are more than the beginning of a record.
+    pub(super) end_is_damaged: bool,
     /// Held until both ends are gone.
     _lock: File,
 }
@@ -55,7 +57,7 @@ impl Shared {
     pub(super) fn open(config: &SpoolConfig, lock: File, acknowledged: u64) -> Result<(Self, File)> {
         let folder = &config.folder;
         let mut segments = Vec::new();
-        let (mut end, mut torn_bytes) = (acknowledged, 0);
+        let (mut end, mut torn_bytes, mut end_is_damaged) = (acknowledged, 0, false);
         let firsts = segment::list(folder)?;
         for (i, &first) in firsts.iter().enumerate() {
             let path = segment::path(folder, first);
@@ -65,7 +67,7 @@ impl Shared {
                 let scanned = scan(&path, first).map_err(|error| failed("read", folder, error))?;
                 end = end.max(first + scanned.records);
                 segment = Segment { bytes: scanned.bytes, damaged: scanned.damaged, ..segment };
-                torn_bytes = length - scanned.bytes;
+                (torn_bytes, end_is_damaged) = (length - scanned.bytes, scanned.damaged);
                 if torn_bytes > 0 && !scanned.damaged {
                     let cut = || File::options().write(true).open(&path)?.set_len(scanned.bytes);
                     cut().map_err(|error| failed("mend", folder, error))?;
@@ -88,7 +90,7 @@ impl Shared {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         let index = Mutex::new(Index { segments, end, bytes });
         let (folder, writing) = (folder.clone(), Mutex::new(None));
-        Ok((Self { folder, index, writing, torn_bytes, _lock: lock }, file))
+        Ok((Self { folder, index, writing, torn_bytes, end_is_damaged, _lock: lock }, file))
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

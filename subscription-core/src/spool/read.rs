@@ -148,9 +148,15 @@ impl SpoolReader {
         self.damaged
     }
 
-    /// Bytes that were found behind the last whole record when the spool was opened: an append that a crash cut short.
+    /// Bytes that were found behind the last whole record when the spool was opened: an append that a crash cut short, unless
+    /// [`SpoolReader::end_is_damaged`].
     pub fn torn_bytes(&self) -> u64 {
         self.shared.torn_bytes
+    }
+
+    /// Whether those bytes are no mere beginning of a record: there were records in them, or the disk made them up.
+    pub fn end_is_damaged(&self) -> bool {
+        self.shared.end_is_damaged
     }
 
     /// Passes over the records before `number`, which were sent without being read here.

@@ -41,11 +41,14 @@ impl Sender {
     }
 
     pub(super) fn run(mut self) {
-        if let Some(bytes @ 1..) = self.spool.as_ref().map(SpoolReader::torn_bytes) {
-            self.tell(
-                &Error::new(ErrorKind::Corrupt, "the spool ended in an event that was cut short, and is left out")
-                    .with("bytes", bytes),
-            );
+        if let Some(spool) = self.spool.as_ref().filter(|spool| spool.torn_bytes() > 0) {
+            let error = if spool.end_is_damaged() {
+                Error::new(ErrorKind::Corrupt, "the end of the spool is damaged: what events it had are lost")
+                    .with_help("the file is kept with the ending `.damaged`; check the disk")
+            } else {
+                Error::new(ErrorKind::Corrupt, "the spool ended in an event that was cut short, and is left out")
+            };
+            self.tell(&error.with("bytes", spool.torn_bytes()));
         }
         while !self.shared.stopping.load(Ordering::Acquire) {
             let busy = self.send_backlog();
