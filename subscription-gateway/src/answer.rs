@@ -67,13 +67,18 @@ pub(crate) fn refused<B: Body<Data = Bytes>>(
     answer
 }
 
-/// The answer to a request that was denied.
+/// The answer to a request that was denied; `scope` is the name of the narrower limit that did, if it was one.
 pub(crate) fn denied<B: Body<Data = Bytes>>(
     request: &Parts,
     decision: &Decision,
+    scope: &str,
     usage: Option<Usage>,
 ) -> Response<GatewayBody<B>> {
-    let body = decision.problem_json().unwrap_or_default();
+    const POLICIES: &str = "\"violated-policies\":[\"";
+    let mut body = decision.problem_json().unwrap_or_default();
+    if !scope.is_empty() {
+        body = body.replacen(POLICIES, &format!("{POLICIES}{scope}-"), 1);
+    }
     answer(request, StatusCode::TOO_MANY_REQUESTS, "the limit is reached", body, usage)
 }
 

@@ -73,7 +73,7 @@ where
                 let (status, usage) = (response.status().as_u16(), unanswered.answered());
                 response.map(|body| GatewayBody::service(body, usage, status))
             } else {
-                answer::denied(&parts, &decision, usage)
+                answer::denied(&parts, &decision, scope, usage)
             };
             answer::add_headers(response.headers_mut(), &decision, &limits, scope);
             Ok(response)

@@ -70,7 +70,11 @@ impl Velocity {
 impl Minutes {
     fn count(&mut self, now: Timestamp) -> Rates {
         let minute = now.millis().div_euclid(MINUTE);
-        // Of a clock that was set back the requests count as those of the last minute.
+        if minute + 1 < self.last {
+            // The clock had been too far ahead: what was counted then was of no minute.
+            *self = Self { counts: Box::new([0; MINUTES]), last: minute };
+        }
+        // Of a clock that was set back a little the requests count as those of the last minute.
         for passed in (self.last + 1..=minute).rev().take(MINUTES) {
             self.counts[place(passed)] = 0;
         }
@@ -126,6 +130,16 @@ mod tests {
             time += (step * 7_919) % 23 - 3;
             let rates = velocity.count("acme", at(time));
             assert!(1 <= rates.minute && rates.minute <= rates.five_minutes && rates.five_minutes <= rates.hour);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_ran_ahead_and_was_put_right_is_lived_down() {
+        let velocity = Velocity::new();
+        velocity.count("acme", at(3_600));
+        for minute in 0..3 {
+            let rates = velocity.count("acme", at(60 * minute));
+            assert_eq!(rates, Rates { minute: 1 + minute.min(1), five_minutes: minute + 1, hour: minute + 1 });
         }
     }
 

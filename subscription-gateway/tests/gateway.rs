@@ -270,6 +270,8 @@ fn limits_of_tenant_key_and_route_hold_together() {
     assert_eq!(gateway.get("/v1/slow", "acme-secret").status(), 200);
     let denied = gateway.get("/v1/slow", "acme-secret");
     assert_eq!((denied.status().as_u16(), header(&denied, "ratelimit-policy")), (429, "\"route-minute\";q=3;w=60"));
+    let problem: Value = serde_json::from_str(&body(denied)).unwrap();
+    assert_eq!(problem["violated-policies"][0], "route-minute", "as the headers call it");
     let passed = gateway.get("/v1/fast", "acme-secret");
     assert_eq!((passed.status().as_u16(), header(&passed, "ratelimit")), (200, "\"minute\";r=56;t=30"));
     assert_eq!(gateway.counters.counters("acme").minute.live, 4, "denied ones count nowhere");
