@@ -279,11 +279,10 @@ impl TableLog {
 
     fn compare(&self, snapshot: &Snapshot, change: &Change) -> Result<Standing> {
         let txn = |step: &Move| snapshot.txns.get(&step.app);
-        if !change.moves.is_empty()
-            && change
-                .moves
-                .iter()
-                .all(|step| step.from != step.to && txn(step).is_some_and(|txn| txn.mine && txn.value == step.to))
+        let moved = |step: &Move| step.from != step.to && txn(step).is_some_and(|txn| txn.mine && txn.value == step.to);
+        let added = |add: &Add| snapshot.files.contains_key(add.path.as_str());
+        if !change.moves.is_empty() && change.moves.iter().all(moved)
+            || change.compacts && change.adds.iter().all(added)
         {
             return Ok(Standing::Done);
         }
@@ -372,7 +371,8 @@ impl TableLog {
         Ok(())
     }
 
-    fn stale(&self, seen: Timestamp) -> bool {
+    /// Whether so much time has passed since then that others may have cleaned up meanwhile.
+    pub(crate) fn stale(&self, seen: Timestamp) -> bool {
         self.clock.now().millis().abs_diff(seen.millis()) > STALE_MS as u64
     }
 

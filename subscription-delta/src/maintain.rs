@@ -80,6 +80,7 @@ impl DeltaStore {
         let files = log.current().await?.files.values().cloned().collect();
         let Some(files) = choose(files, target_bytes) else { return Ok(None) };
         let mut merged = merge(self, table, &files).await?;
+        let put_at = self.config.clock.now();
         put_file(log, &merged).await?;
         let change = Change {
             adds: vec![std::mem::take(&mut merged.add)],
@@ -87,12 +88,20 @@ impl DeltaStore {
             compacts: true,
             ..Change::default()
         };
+        self.put_again_after_sleep(table, std::slice::from_ref(&merged), put_at).await?;
         if let Err(error) = log.commit(&change).await {
             if surely_not_made(&error) {
                 self.discard(table, &[merged]).await;
             }
-            return Err(error);
+            return Err(match error.kind() {
+                ErrorKind::Fenced => Error::new(ErrorKind::Fenced, "another process merges files of this table")
+                    .with("table", table.name())
+                    .with_help("one at a time is enough: wait until it has ended; nothing is lost")
+                    .with_source(error),
+                _ => error,
+            });
         }
+        self.put_again_after_sleep(table, std::slice::from_ref(&merged), put_at).await?;
         Ok(Some(Compacted {
             files: files.len() as u64,
             rows: files.iter().map(|file| file.rows).sum(),

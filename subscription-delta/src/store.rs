@@ -233,6 +233,16 @@ impl DeltaStore {
         Err(first.unwrap_or_else(|| Error::new(ErrorKind::Invariant, "no file failed")))
     }
 
+    /// Puts files again that were put long before the log names them: a vacuum may have taken them for litter meanwhile. To be
+    /// called before the log names them, and once it does.
+    pub(crate) async fn put_again_after_sleep(&self, table: Table, files: &[Encoded], put_at: Timestamp) -> Result<()> {
+        let log = self.log(table);
+        if log.stale(put_at) {
+            try_join_all(files.iter().map(|file| put_file(log, file))).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes files that no log names, so that a full disk is not filled by attempts. What is left is litter.
     pub(crate) async fn discard(&self, table: Table, files: &[Encoded]) {
         for file in files {
@@ -399,6 +409,7 @@ impl TableStore for DeltaStore {
             standings[..reached].iter().map(|standing| matches!(standing, Ok(Standing::Before))).collect();
         let refused = standings.into_iter().find_map(Result::err);
         failpoint::hit("delta.before_data_files", "");
+        let put_at = self.config.clock.now();
         let mut files = self.put_files(&commit, &open).await?;
         failpoint::hit("delta.after_data_files", "");
 
@@ -408,6 +419,7 @@ impl TableStore for DeltaStore {
             let table = commit.tables[index].table;
             let change = &mut changes[index];
             change.adds = files[index].iter_mut().map(|file| std::mem::take(&mut file.add)).collect();
+            self.put_again_after_sleep(table, &files[index], put_at).await?;
             failpoint::hit("delta.before_log", table.name());
             let standing = match self.log(table).commit(change).await {
                 Ok(standing) => standing,
@@ -427,6 +439,7 @@ impl TableStore for DeltaStore {
                 self.discard(table, &files[index]).await;
                 ranges.extend(self.written(&commit, table).await?);
             } else {
+                self.put_again_after_sleep(table, &files[index], put_at).await?;
                 for file in &files[index] {
                     committed.bytes += file.bytes.len() as u64;
                     committed.files += 1;

@@ -184,6 +184,41 @@ async fn what_was_merged_or_never_named_is_deleted_once_it_is_old() {
     assert_eq!(lake.vacuum(Table::Bronze).await.unwrap().files, 0, "all is deleted that was to be");
 }
 
+/// A process that sleeps between putting its files and naming them, so long that they are deleted as litter, has them there when it
+/// wakes: those of a commit, and one that it merged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_files_of_a_sleeper_are_there_when_the_log_names_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(SystemClock::new().now()));
+    let store = Faulty::new();
+    let config = config(dir.path()).object_store(store.clone()).clock(clock.clone());
+    let lake = Arc::new(DeltaStore::open(config).await.unwrap());
+    fill(&lake, 0..3).await;
+    let folder = dir.path().join("lake").join(Table::Silver.name());
+    for merges in [false, true] {
+        let before = found(&folder, false);
+        store.plan("silver_api_usage/_delta_log", 1, Fault::Wait);
+        let sleeper = lake.clone();
+        let asleep = tokio::spawn(async move {
+            if merges {
+                sleeper.compact(Table::Silver, TARGET).await.unwrap().unwrap();
+            } else {
+                fill(&sleeper, 3..4).await;
+            }
+        });
+        store.reached.acquire().await.unwrap().forget();
+        clock.advance_millis(4 * HOUR.as_millis() as u64);
+        let unnamed: Vec<_> = found(&folder, false).into_iter().filter(|file| !before.contains(file)).collect();
+        assert!(!unnamed.is_empty());
+        unnamed.iter().for_each(|file| age(file, 4 * HOUR));
+        assert_eq!(quick(dir.path()).await.vacuum(Table::Silver).await.unwrap().files, unnamed.len() as u64);
+        store.go.add_permits(1);
+        asleep.await.unwrap();
+        let silver = quick(dir.path()).await.read_silver(TOPIC, 0, 0, u64::MAX, usize::MAX).await.unwrap();
+        assert_eq!(shown(&silver), shown(&admitted(0, 0, 4 * ROWS).accepted));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_log_entries_are_deleted_behind_a_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
