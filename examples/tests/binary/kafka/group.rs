@@ -1,5 +1,5 @@
-//! Several processes of one group: partitions that move, processes that die or sleep, brokers that die. The tables come out
-//! as the reference model says, whatever happens.
+//! Several processes of one group: partitions that move, processes that die or sleep, brokers that die, while the lake is
+//! maintained. The tables come out as the reference model says, whatever happens.
 //!
 //! `FAULTS=100 FAULT_SEED=7 cargo test -p subscription-examples --test binary group -- --nocapture` is a campaign.
 
@@ -212,6 +212,26 @@ impl Progress {
     }
 }
 
+/// Maintains the lake again and again, and kills every other attempt; answers how many ended by themselves.
+fn maintain(kafka: &Kafka, seed: u64, enough: &AtomicBool) -> usize {
+    let (mut random, mut ended) = (Random(!seed), 0);
+    while !enough.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(500 + random.below(1_500)));
+        let mut command = kafka.bench.command("maintain --lake lake");
+        if random.below(2) == 0 {
+            let mut process = command.stdout(Stdio::null()).spawn().expect("the binary");
+            std::thread::sleep(Duration::from_millis(random.below(400)));
+            process.kill().expect("killed");
+            process.wait().expect("an end");
+        } else {
+            let output = command.output().expect("the binary");
+            assert!(output.status.success(), "seed {seed}: {}", String::from_utf8_lossy(&output.stderr));
+            ended += 1;
+        }
+    }
+    ended
+}
+
 #[test]
 fn faults_change_no_row() {
     let (faults, seed) = (setting("FAULTS", 8), setting("FAULT_SEED", 1));
@@ -246,6 +266,7 @@ fn faults_change_no_row() {
             members.iter_mut().for_each(|member| member.assert_runs("at the start"));
             std::thread::sleep(Duration::from_millis(100));
         }
+        let maintaining = scope.spawn(|| maintain(&kafka, seed, &enough));
         for fault in 0..faults {
             std::thread::sleep(Duration::from_millis(500 + random.below(2_500)));
             let context = format!("seed {seed}, fault {fault}");
@@ -289,6 +310,7 @@ fn faults_change_no_row() {
         for (kind, longest) in KINDS.iter().zip(watching.join().expect("it looks")) {
             println!("{kind}: a partition stood still for {:.1} s at most", longest.as_secs_f64());
         }
+        println!("the lake was maintained {} times", maintaining.join().expect("it is maintained"));
         members.into_iter().for_each(|member| member.stop(&format!("seed {seed}")));
     });
     kafka.run("lake", "").ok();
