@@ -54,9 +54,9 @@ impl DeltaStore {
     /// it answers `None`: then there is nothing more to merge. (The files of Gold are kept few by those who write them.)
     ///
     /// Rows stay as they are. Readers of older versions of the table find the merged files until [`DeltaStore::vacuum`] deletes
-    /// them. A file is merged only with others that have as many bytes together, so that what has become large is not written
-    /// again for each small file that comes: a row is written once whenever its file doubles (as in the tiers of an LSM tree;
-    /// [O'Neil et al. 1996](https://doi.org/10.1007/s002360050048)).
+    /// them. A file is merged only with others that have half as many bytes together, so that what has become large is not
+    /// written again for each small file that comes: a row is written once whenever its file has grown by half (as in the tiers
+    /// of an LSM tree; [O'Neil et al. 1996](https://doi.org/10.1007/s002360050048)).
     ///
     /// # Errors
     /// `Fenced` where another process has merged one of the files meanwhile; what the storage says.
@@ -169,7 +169,7 @@ fn choose(files: Vec<Arc<DataFile>>, target_bytes: u64) -> Option<Vec<Arc<DataFi
             let mut together = together.to_vec();
             let mut bytes: u64 = together.iter().map(|file| file.size).sum();
             while let Some(largest) = (0..together.len()).max_by_key(|&at| together[at].size)
-                && together[largest].size > bytes - together[largest].size
+                && together[largest].size > 2 * (bytes - together[largest].size)
             {
                 bytes -= together.remove(largest).size;
             }
