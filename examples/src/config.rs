@@ -91,7 +91,7 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE", env = "PIPELINE_MAX_GOLD_BYTES", help_heading = "Tuning (changes no row)")]
     pub max_gold_bytes: Option<Size>,
 
-    /// Event ids held exactly, at about 40 bytes each [default: 20000000]
+    /// Event ids held exactly, at about 40 bytes each [default: 24000000]
     #[arg(long, value_name = "N", env = "PIPELINE_MAX_DEDUP_IDS", help_heading = "Tuning (changes no row)")]
     pub max_dedup_ids: Option<usize>,
 
